@@ -1,0 +1,1 @@
+//! Boots virtual machines and watches their consoles.

@@ -1,0 +1,16 @@
+//! Image → one squashfs → Layer.
+//!
+//! In: an [`Image`](crate::fetch::Image), whose changesets are read once each,
+//! and a staging file from the store. Out: a numbered, immutable squashfs with
+//! the extension's manifest beside it. Invariant: what is in a layer has
+//! passed every rule, and the same image with the same options gives the same
+//! bytes on any machine.
+
+pub mod changeset;
+pub mod decompress;
+pub mod manifest;
+pub mod rules;
+pub mod squashfs;
+pub mod tar;
+pub mod tree;
+pub mod version;

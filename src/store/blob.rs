@@ -1,0 +1,141 @@
+//! Blobs: content named by its digest.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::path::{Path, PathBuf};
+
+use super::Store;
+use crate::oci::{Descriptor, Digest, VerifyingReader};
+
+/// Content with a digest, somewhere in a file: in the store, in an image
+/// layout or inside an archive of one. Whoever reads it to its end has
+/// checked it; see [`Blob::open`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    path: PathBuf,
+    offset: u64,
+    size: u64,
+    digest: Digest,
+}
+
+/// Why a blob could not be stored or read. Every variant names the blob.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("cannot write blob {digest}")]
+    Write { digest: Digest, source: io::Error },
+    #[error("cannot read blob {digest}")]
+    Read { digest: Digest, source: io::Error },
+}
+
+impl Blob {
+    /// Content that lies outside the store, `size` bytes from `offset` on.
+    /// Nothing of it has been checked yet.
+    pub fn at(path: &Path, offset: u64, size: u64, digest: Digest) -> Self {
+        Self { path: path.into(), offset, size, digest }
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Opens the content. The reader fails at its end if the content does not
+    /// have the blob's size and digest, so nothing read from it may be used
+    /// before the end was reached.
+    pub fn open(&self) -> io::Result<VerifyingReader<Take<File>>> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        Ok(VerifyingReader::new(file.take(self.size), self.digest, Some(self.size)))
+    }
+
+    /// Reads the whole content, verified, into memory. For documents, whose
+    /// size the caller has bounded.
+    pub fn read(&self) -> Result<Vec<u8>, BlobError> {
+        let mut bytes = Vec::new();
+        match self.open().and_then(|mut reader| reader.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(bytes),
+            Err(source) => Err(BlobError::Read { digest: self.digest, source }),
+        }
+    }
+}
+
+impl Store {
+    /// The stored blob with this digest. What is there was verified when it
+    /// got its name.
+    pub fn blob(&self, digest: &Digest) -> Option<Blob> {
+        let path = self.blob_path(digest);
+        let metadata = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        Some(Blob { path, offset: 0, size: metadata.len(), digest: *digest })
+    }
+
+    /// Copies `reader` into the store. The blob gets its name only after its
+    /// size and digest match, so whatever lies in `blobs/` is verified.
+    pub fn put_blob(&self, wanted: &Descriptor, reader: impl Read) -> Result<Blob, BlobError> {
+        let digest = wanted.digest;
+        let failed = |source| BlobError::Write { digest, source };
+        let mut staged = self.stage().map_err(failed)?;
+        let mut verified = VerifyingReader::new(reader, digest, Some(wanted.size));
+        io::copy(&mut verified, &mut staged.file).map_err(failed)?;
+        let path = self.blob_path(&digest);
+        staged.persist(&path).map_err(failed)?;
+        Ok(Blob { path, offset: 0, size: wanted.size, digest })
+    }
+
+    /// Removes a blob that is no longer needed, if it is there.
+    pub fn remove_blob(&self, digest: &Digest) -> io::Result<()> {
+        match fs::remove_file(self.blob_path(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.path.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn descriptor(content: &[u8]) -> Descriptor {
+        Descriptor {
+            media_type: "text/plain".into(),
+            digest: Digest::sha256(content),
+            size: content.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn only_what_fits_its_descriptor_gets_a_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let wanted = descriptor(b"content");
+        for wrong in [&b"contenu"[..], b"conten", b"contents", b""] {
+            store.put_blob(&wanted, wrong).unwrap_err();
+            assert_eq!(store.blob(&wanted.digest), None);
+            assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
+        }
+        let blob = store.put_blob(&wanted, &b"content"[..]).unwrap();
+        assert_eq!(store.blob(&wanted.digest).as_ref(), Some(&blob));
+        assert_eq!(blob.read().unwrap(), b"content");
+    }
+
+    #[test]
+    fn a_blob_inside_an_archive_is_read_and_checked_in_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("archive");
+        fs::write(&path, b"..content..").unwrap();
+        let digest = Digest::sha256(b"content");
+        assert_eq!(Blob::at(&path, 2, 7, digest).read().unwrap(), b"content");
+        Blob::at(&path, 1, 7, digest).read().unwrap_err();
+        Blob::at(&path, 6, 7, digest).read().unwrap_err();
+    }
+}

@@ -1,0 +1,34 @@
+//! The kernel: mounts, loop devices, modules, devices, network, console.
+//!
+//! The only module with `unsafe`, and the only one that makes system calls
+//! that the standard library does not offer. Errors name the call and what it
+//! was for. Uses nothing else of plywood.
+
+pub mod block;
+pub mod dhcp;
+pub mod kmsg;
+pub mod loopdev;
+pub mod module;
+pub mod mount;
+pub mod net;
+pub mod power;
+pub mod switch_root;
+pub mod uevent;
+
+use rustix::io::Errno;
+
+/// A system call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} failed for {what}")]
+pub struct Error {
+    /// The call's name, as in its manual page.
+    pub call: &'static str,
+    /// What it was to act on, safe to print.
+    pub what: String,
+    pub source: Errno,
+}
+
+/// For `map_err`: the error of `call` on `what`.
+fn failed(call: &'static str, what: impl ToString) -> impl FnOnce(Errno) -> Error {
+    move |source| Error { call, what: what.to_string(), source }
+}
