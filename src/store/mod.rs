@@ -6,13 +6,25 @@
 //! crash at any moment leaves the old state or the new one.
 
 mod blob;
+mod generation;
+mod layer;
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 pub use blob::{Blob, BlobError};
+pub use generation::{Draft, Generation, GenerationError, GenerationRecord, LayerEntry, Origin, Skipped};
+pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of};
+
+/// Longest record that is read, in bytes.
+const MAX_RECORD: u64 = 16 * 1024 * 1024;
 
 /// The state directory, open for use.
 #[derive(Debug)]
@@ -25,14 +37,33 @@ pub struct Store {
 pub enum StoreError {
     #[error("cannot {action} {}", .path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("the state directory {} is in use by another plywood", .path.display())]
+    Locked { path: PathBuf },
+}
+
+/// The right to change what the store points at. Released when dropped, or
+/// when the process ends however it does.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
 }
 
 impl Store {
     /// Opens the state directory and makes what is missing in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |action, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| StoreError::Io { action, path, source }
+        };
         for directory in ["", "blobs/sha256", "blobs/sha512", "layers", "generations", "staging"] {
             let path = path.join(directory);
-            fs::create_dir_all(&path).map_err(|source| StoreError::Io { action: "create", path, source })?;
+            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        // Layers hold what the registry's credentials protect.
+        let is_private = |mode: u32| mode & 0o077 == 0;
+        let mode = fs::metadata(path).map_err(failed("read", path))?.permissions().mode();
+        if !is_private(mode) {
+            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("protect", path))?;
         }
         Ok(Self { path: path.into() })
     }
@@ -42,6 +73,33 @@ impl Store {
         &self.path
     }
 
+    /// Makes this process the only one that changes the store, and removes
+    /// what a process that died left half-written.
+    pub fn lock(&self) -> Result<Lock, StoreError> {
+        let path = self.path.join("lock");
+        let failed = |source| StoreError::Io { action: "lock", path: path.clone(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked { path: self.path.clone() }),
+            Err(errno) => return Err(failed(errno.into())),
+            Ok(()) => {}
+        }
+        self.sweep_staging().map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+
+    fn sweep_staging(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.path.join("staging"))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// A new file that has no name in the store yet.
     fn stage(&self) -> io::Result<Staged> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -49,6 +107,13 @@ impl Store {
         let path = self.path.join(format!("staging/{}-{number}", std::process::id()));
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         Ok(Staged { path, file, kept: false })
+    }
+
+    fn replace_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+        let mut staged = self.stage()?;
+        serde_json::to_writer_pretty(&mut staged.file, value)?;
+        staged.file.write_all(b"\n")?;
+        staged.persist(path)
     }
 }
 
@@ -80,8 +145,41 @@ impl Drop for Staged {
     }
 }
 
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let length = fs::metadata(path)?.len();
+    if length > MAX_RECORD {
+        return Err(io::Error::other(format!("{length} bytes are too many for a record")));
+    }
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
 /// Makes a name just given in `path`'s directory survive a crash.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_writer_at_a_time_and_leftovers_are_swept() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        fs::write(directory.path().join("staging/99-0"), "half").unwrap();
+        let lock = store.lock().unwrap();
+        assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
+        assert!(matches!(store.lock(), Err(StoreError::Locked { .. })));
+        drop(lock);
+        store.lock().unwrap();
+    }
+
+    #[test]
+    fn the_state_directory_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        Store::open(directory.path()).unwrap();
+        assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }

@@ -1,0 +1,233 @@
+//! Layers on disk: an immutable squashfs and a record beside it.
+//!
+//! `layers/<key>.sqsh` is the image, `layers/<key>.json` the [`LayerRecord`].
+//! The record gets its name first and the image second, so an image without a
+//! record was never finished.
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Staged, Store, read_json};
+use crate::oci::{Digest, VerifyingReader};
+
+/// Version of [`LayerRecord`]; a record of another version is not read.
+const RECORD_FORMAT: u32 = 1;
+
+/// What a layer was made from and how, as one digest. The same key stands for
+/// the same bytes, so a layer whose key is in the store is not built again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LayerKey(Digest);
+
+impl LayerKey {
+    /// The key for everything that decides a layer's bytes, as one text.
+    pub fn of(ingredients: &str) -> Self {
+        Self(Digest::sha256(ingredients.as_bytes()))
+    }
+}
+
+impl fmt::Display for LayerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.hex())
+    }
+}
+
+/// What is known of a layer besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerRecord {
+    /// The squashfs file's digest.
+    pub digest: Digest,
+    /// The squashfs file's length in bytes.
+    pub size: u64,
+    /// Files, directories and symlinks in it.
+    pub inodes: u64,
+    /// The extension's name, from its manifest.
+    pub name: String,
+    /// The extension's version, from its manifest.
+    pub version: String,
+    /// The extension's `manifest.yaml` as it stands in the image.
+    pub manifest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordFile {
+    format: u32,
+    #[serde(flatten)]
+    record: LayerRecord,
+}
+
+/// A finished layer in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    key: LayerKey,
+    path: PathBuf,
+    record: LayerRecord,
+}
+
+/// Why a layer could not be stored or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("cannot {action} layer {key}")]
+    Io { action: &'static str, key: LayerKey, source: io::Error },
+    #[error("cannot prepare a new layer in the state directory")]
+    Stage { source: io::Error },
+    #[error("layer {key} is damaged")]
+    Damaged { key: LayerKey, source: io::Error },
+    #[error("layer {key} is not a regular file of {size} bytes that only its owner writes")]
+    NotALayer { key: LayerKey, size: u64 },
+}
+
+/// A layer being built. Nothing of it is left if it is dropped.
+#[derive(Debug)]
+pub struct StagedLayer(Staged);
+
+impl StagedLayer {
+    /// The file to build the squashfs in, empty.
+    pub fn file(&self) -> io::Result<File> {
+        self.0.file.try_clone()
+    }
+}
+
+impl Layer {
+    pub fn key(&self) -> &LayerKey {
+        &self.key
+    }
+
+    pub fn record(&self) -> &LayerRecord {
+        &self.record
+    }
+
+    /// Opens the squashfs and checks all of it through the descriptor that is
+    /// returned, so what was checked is what can be mounted.
+    pub fn open(&self) -> Result<File, LayerError> {
+        let key = self.key;
+        let io = |source| LayerError::Io { action: "open", key, source };
+        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        let writable_by_others = metadata.permissions().mode() & 0o022 != 0;
+        if !metadata.is_file() || metadata.len() != self.record.size || writable_by_others {
+            return Err(LayerError::NotALayer { key, size: self.record.size });
+        }
+        let mut checked = VerifyingReader::new(&file, self.record.digest, Some(self.record.size));
+        checked.drain().map_err(|source| LayerError::Damaged { key, source })?;
+        Ok(file)
+    }
+}
+
+impl Store {
+    /// A place to build a layer in.
+    pub fn stage_layer(&self) -> Result<StagedLayer, LayerError> {
+        self.stage().map(StagedLayer).map_err(|source| LayerError::Stage { source })
+    }
+
+    /// Gives a built layer its name.
+    pub fn commit_layer(
+        &self,
+        staged: StagedLayer,
+        key: LayerKey,
+        record: LayerRecord,
+    ) -> Result<Layer, LayerError> {
+        let io = |action| move |source| LayerError::Io { action, key, source };
+        let file = RecordFile { format: RECORD_FORMAT, record };
+        self.replace_json(&self.record_path(&key), &file).map_err(io("write the record of"))?;
+        let path = self.layer_path(&key);
+        staged.0.file.set_permissions(Permissions::from_mode(0o400)).map_err(io("protect"))?;
+        staged.0.persist(&path).map_err(io("name"))?;
+        Ok(Layer { key, path, record: file.record })
+    }
+
+    /// The stored layer with this key, if it is whole as far as its record
+    /// and length tell; [`Layer::open`] checks the rest.
+    pub fn layer(&self, key: &LayerKey) -> Option<Layer> {
+        let file: RecordFile = read_json(&self.record_path(key)).ok()?;
+        let path = self.layer_path(key);
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        (file.format == RECORD_FORMAT && metadata.is_file() && metadata.len() == file.record.size)
+            .then_some(Layer { key: *key, path, record: file.record })
+    }
+
+    fn layer_path(&self, key: &LayerKey) -> PathBuf {
+        self.path.join(format!("layers/{key}.sqsh"))
+    }
+
+    fn record_path(&self, key: &LayerKey) -> PathBuf {
+        self.path.join(format!("layers/{key}.json"))
+    }
+}
+
+/// The digest of a whole file from its start.
+pub fn digest_of(mut file: File) -> io::Result<Digest> {
+    io::Seek::rewind(&mut file)?;
+    let mut hasher = crate::oci::Hasher::new(crate::oci::Algorithm::Sha256);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn store_with_layer() -> (tempfile::TempDir, Store, Layer) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let staged = store.stage_layer().unwrap();
+        staged.file().unwrap().write_all(b"squashfs").unwrap();
+        let record = LayerRecord {
+            digest: Digest::sha256(b"squashfs"),
+            size: 8,
+            inodes: 1,
+            name: "tools".into(),
+            version: "1".into(),
+            manifest: "version: v1alpha1\n".into(),
+        };
+        let layer = store.commit_layer(staged, LayerKey::of("chain"), record).unwrap();
+        (directory, store, layer)
+    }
+
+    #[test]
+    fn a_committed_layer_is_found_again_and_opens() {
+        let (_directory, store, layer) = store_with_layer();
+        assert_eq!(store.layer(layer.key()).as_ref(), Some(&layer));
+        assert_eq!(store.layer(&LayerKey::of("other")), None);
+        layer.open().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_layer_does_not_open() {
+        type Damage = fn(&std::path::Path);
+        let damages: [(&str, Damage); 4] = [
+            ("flipped", |path| fs::write(path, b"squashfz").unwrap()),
+            ("short", |path| fs::write(path, b"squash").unwrap()),
+            ("symlink", |path| {
+                fs::rename(path, path.with_extension("moved")).unwrap();
+                std::os::unix::fs::symlink(path.with_extension("moved"), path).unwrap();
+            }),
+            ("writable", |path| fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap()),
+        ];
+        for (name, damage) in damages {
+            let (_directory, _store, layer) = store_with_layer();
+            fs::set_permissions(&layer.path, Permissions::from_mode(0o600)).unwrap();
+            damage(&layer.path);
+            assert!(layer.open().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_dropped_layer_leaves_nothing() {
+        let (directory, store, _layer) = store_with_layer();
+        drop(store.stage_layer().unwrap());
+        assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
+    }
+}
