@@ -1,11 +1,11 @@
 //! Blobs: content named by its digest.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Take, Write};
 use std::path::{Path, PathBuf};
 
 use super::Store;
-use crate::oci::{Descriptor, Digest, VerifyingReader};
+use crate::oci::{Algorithm, Descriptor, Digest, Hasher, VerifyingReader};
 
 /// Content with a digest, somewhere in a file: in the store, in an image
 /// layout or inside an archive of one. Whoever reads it to its end has
@@ -25,6 +25,8 @@ pub enum BlobError {
     Write { digest: Digest, source: io::Error },
     #[error("cannot read blob {digest}")]
     Read { digest: Digest, source: io::Error },
+    #[error("cannot write a new blob")]
+    Import { source: io::Error },
 }
 
 impl Blob {
@@ -63,6 +65,36 @@ impl Blob {
     }
 }
 
+/// Passes bytes on and computes their SHA-256 digest and count.
+struct HashingWriter<W> {
+    inner: W,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
+    }
+
+    fn finish(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.size)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 impl Store {
     /// The stored blob with this digest. What is there was verified when it
     /// got its name.
@@ -83,6 +115,22 @@ impl Store {
         let path = self.blob_path(&digest);
         staged.persist(&path).map_err(failed)?;
         Ok(Blob { path, offset: 0, size: wanted.size, digest })
+    }
+
+    /// Stores what `write` produces and names it by the digest it turns out
+    /// to have. For content that plywood itself makes.
+    pub fn import_blob(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Blob, BlobError> {
+        let failed = |source| BlobError::Import { source };
+        let staged = self.stage().map_err(failed)?;
+        let mut writer = HashingWriter::new(BufWriter::with_capacity(256 * 1024, &staged.file));
+        write(&mut writer).and_then(|()| writer.flush()).map_err(failed)?;
+        let (digest, size) = writer.finish();
+        let path = self.blob_path(&digest);
+        staged.persist(&path).map_err(failed)?;
+        Ok(Blob { path, offset: 0, size, digest })
     }
 
     /// Removes a blob that is no longer needed, if it is there.
@@ -126,6 +174,17 @@ mod tests {
         let blob = store.put_blob(&wanted, &b"content"[..]).unwrap();
         assert_eq!(store.blob(&wanted.digest).as_ref(), Some(&blob));
         assert_eq!(blob.read().unwrap(), b"content");
+    }
+
+    #[test]
+    fn an_imported_blob_is_named_by_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let blob = store.import_blob(|writer| writer.write_all(b"content")).unwrap();
+        assert_eq!((*blob.digest(), blob.size()), (Digest::sha256(b"content"), 7));
+        assert_eq!(store.blob(blob.digest()).unwrap().read().unwrap(), b"content");
+        store.import_blob(|_| Err(io::ErrorKind::Other.into())).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
     }
 
     #[test]
