@@ -31,6 +31,8 @@
 //! generation number orders time. *Config* is the machine's YAML; OCI's own is
 //! the *image config*.
 
+pub mod cli;
+pub mod command;
 pub mod config;
 pub mod fetch;
 pub mod layer;

@@ -1,8 +1,8 @@
-//! Content digests (image-spec, descriptor.md, "Digests") and readers that
-//! check them.
+//! Content digests (image-spec, descriptor.md, "Digests"), readers that check
+//! them and writers that compute them.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -244,6 +244,37 @@ impl<R: Read> Read for VerifyingReader<R> {
             hasher.update(&buffer[..count]);
         }
         Ok(count)
+    }
+}
+
+/// Passes bytes on to a writer and computes their SHA-256 digest and count.
+pub struct HashingWriter<W> {
+    inner: W,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
+    }
+
+    /// The inner writer, the digest of what passed, and its length in bytes.
+    pub fn finish(self) -> (W, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.size)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -11,7 +11,7 @@ mod platform;
 mod reference;
 pub mod registries;
 
-pub use digest::{Algorithm, Digest, DigestError, Hasher, Mismatch, VerifyingReader};
+pub use digest::{Algorithm, Digest, DigestError, Hasher, HashingWriter, Mismatch, VerifyingReader};
 pub use image_config::{ImageConfig, ImageConfigError, chain_id};
 pub use manifest::{Compression, Descriptor, Document, DocumentError, Index, Manifest};
 pub use platform::Platform;

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Take, Write};
 use std::path::{Path, PathBuf};
 
 use super::Store;
-use crate::oci::{Algorithm, Descriptor, Digest, Hasher, VerifyingReader};
+use crate::oci::{Descriptor, Digest, HashingWriter, VerifyingReader};
 
 /// Content with a digest, somewhere in a file: in the store, in an image
 /// layout or inside an archive of one. Whoever reads it to its end has
@@ -65,36 +65,6 @@ impl Blob {
     }
 }
 
-/// Passes bytes on and computes their SHA-256 digest and count.
-struct HashingWriter<W> {
-    inner: W,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<W: Write> HashingWriter<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
-    }
-
-    fn finish(self) -> (Digest, u64) {
-        (self.hasher.finish(), self.size)
-    }
-}
-
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 impl Store {
     /// The stored blob with this digest. What is there was verified when it
     /// got its name.
@@ -127,7 +97,7 @@ impl Store {
         let staged = self.stage().map_err(failed)?;
         let mut writer = HashingWriter::new(BufWriter::with_capacity(256 * 1024, &staged.file));
         write(&mut writer).and_then(|()| writer.flush()).map_err(failed)?;
-        let (digest, size) = writer.finish();
+        let (_, digest, size) = writer.finish();
         let path = self.blob_path(&digest);
         staged.persist(&path).map_err(failed)?;
         Ok(Blob { path, offset: 0, size, digest })

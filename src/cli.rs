@@ -1,0 +1,184 @@
+//! The command line: arguments as types, and nothing else.
+//!
+//! In: the process's arguments. Out: an [`Invocation`]. Usage errors end the
+//! process with exit code 2 here, before anything was done.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::oci::ImageSource;
+
+/// What the process was asked to do.
+#[derive(Debug, Parser)]
+#[command(name = "plywood", version, about, max_term_width = 100)]
+pub struct Invocation {
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands, in the order of the flow.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// In an initramfs: assemble the extensions and hand off to init
+    Boot(Boot),
+    /// On a running machine: prepare the next generation from a configuration
+    Apply(Apply),
+    /// Show the extensions of the running system
+    List(List),
+    /// Fetch images into the store
+    Pull(Pull),
+    /// Build an image into a layer file
+    Pack(Pack),
+    /// Check an image, a directory or a configuration against every rule
+    Validate(Validate),
+    /// Show what an image is made of
+    Inspect(Inspect),
+    /// Make an extension image from a directory
+    Build(Build),
+}
+
+#[derive(Debug, Default, Args)]
+pub struct Boot {
+    /// Assemble over the root mounted at DIR and leave it there for the
+    /// initramfs that called, instead of handing off to init
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The machine configuration; may be given several times
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// What to fetch, e.g. ghcr.io/siderolabs/gvisor:20260101.0 or oci:DIR
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<ImageSource>,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// What to build, e.g. oci-archive:FILE
+    pub image: ImageSource,
+    /// The squashfs file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// An image or a directory holding manifest.yaml and rootfs/
+    #[arg(required_unless_present = "config", value_name = "IMAGE|DIR")]
+    pub target: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    pub image: ImageSource,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub struct Build {
+    /// A directory holding manifest.yaml and rootfs/
+    pub directory: PathBuf,
+    /// Where to write the image: oci:DIR[:TAG]
+    #[arg(short, long, value_name = "oci:DIR[:TAG]")]
+    pub output: ImageSource,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What a command needs to know of the machine that an image is for.
+#[derive(Debug, Default, Args)]
+pub struct Machine {
+    /// A host's version that `compatibility` is matched against
+    #[arg(long = "host", value_name = "NAME=VERSION", value_parser = parse_host)]
+    pub hosts: Vec<(String, String)>,
+    /// The machine's architecture in OCI words [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// A machine configuration; may be given several times
+    #[arg(long = "config", value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct State {
+    /// The state directory
+    #[arg(long = "state", value_name = "DIR", default_value = "/var/lib/plywood")]
+    pub directory: PathBuf,
+}
+
+fn parse_host(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, version)) if !name.is_empty() && !version.is_empty() => Ok((name.into(), version.into())),
+        _ => Err("want NAME=VERSION, as in talos=v1.9.0".into()),
+    }
+}
+
+/// Parses the process's arguments. As PID 1, or called `init`, the process is
+/// the initramfs' init whatever the arguments, which are the kernel's.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>, pid: u32) -> Invocation {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let called = arguments.first().map(Path::new).and_then(Path::file_name);
+    if pid == 1 || called.is_some_and(|name| name == "init") {
+        return Invocation { verbose: 0, command: Command::Boot(Boot::default()) };
+    }
+    Invocation::parse_from(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Invocation::command().debug_assert();
+    }
+
+    #[test]
+    fn init_boots_whatever_the_arguments() {
+        for (arguments, pid) in [(&["/init", "quiet", "--x"][..], 1), (&["/sbin/init"], 7), (&["plywood"], 1)]
+        {
+            let arguments = arguments.iter().map(OsString::from);
+            assert!(matches!(parse(arguments, pid).command, Command::Boot(Boot { root: None })));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Orchestration.
+
+pub mod build;
