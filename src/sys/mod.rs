@@ -5,6 +5,7 @@
 //! was for. Uses nothing else of plywood.
 
 pub mod block;
+pub mod deadline;
 pub mod dhcp;
 pub mod kmsg;
 pub mod loopdev;
@@ -13,6 +14,7 @@ pub mod mount;
 pub mod net;
 pub mod power;
 pub mod switch_root;
+mod sysfs;
 pub mod uevent;
 
 use rustix::io::Errno;
