@@ -1,5 +1,109 @@
 //! A streaming writer of squashfs 4.0 images.
+//!
+//! In: the contents of files, one after another, then the tree that names
+//! them. Out: a complete image in the file that was handed in. Contents are
+//! cut into blocks, compressed by several threads and appended in the order
+//! they came, so data is on disk before the tree is known. Invariant: the
+//! bytes of an image depend on contents, tree, compression and block size
+//! only, never on timing or the number of threads.
+
+mod codec;
+mod data;
+mod directory;
+mod error;
+mod format;
+mod fragment;
+mod image;
+mod inode;
+mod metadata;
+mod output;
+mod pool;
+mod table;
+mod walk;
+mod xattr;
+
+use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroUsize;
+
+use super::tree::{Attributes, Directory};
+use data::Data;
+use format::{MAX_BLOCK_SIZE, MIN_BLOCK_SIZE};
+use output::Output;
+
+pub use codec::Compression;
+pub use error::WriteError;
 
 /// Names the content of one regular file inside the image being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(u32);
+
+/// How an image is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub compression: Compression,
+    /// Bytes of content that are compressed together: a power of two from
+    /// 4 KiB to 1 MiB.
+    pub block_size: u32,
+    /// Compression threads, beside the caller's. Does not change the image.
+    pub workers: NonZeroUsize,
+}
+
+impl Options {
+    /// 128 KiB, as mksquashfs has it: larger blocks make small reads slow.
+    pub const DEFAULT_BLOCK_SIZE: u32 = 128 << 10;
+
+    fn check(&self) -> Result<(), WriteError> {
+        let size = self.block_size;
+        if !size.is_power_of_two() || !(MIN_BLOCK_SIZE..=MAX_BLOCK_SIZE).contains(&size) {
+            return Err(WriteError::BlockSize(size));
+        }
+        self.compression.check()
+    }
+}
+
+/// A finished image.
+#[derive(Debug)]
+pub struct Summary {
+    /// The file that was handed to [`Writer::new`], not yet synced.
+    pub file: File,
+    /// Length of the file in bytes, a multiple of 4096.
+    pub bytes: u64,
+    /// Directories, files and symlinks, the root among them.
+    pub inodes: u32,
+}
+
+/// An image in the making.
+///
+/// Contents may be added that no tree names later: they cost space only.
+/// After an error the image cannot be completed.
+pub struct Writer {
+    options: Options,
+    data: Data,
+}
+
+impl Writer {
+    /// Starts an image in `file`, which is overwritten from its first byte on.
+    pub fn new(file: File, options: Options) -> Result<Self, WriteError> {
+        options.check()?;
+        let mut output = Output::new(file);
+        image::reserve_head(&mut output, options.compression)?;
+        Ok(Self { options, data: Data::new(output, &options)? })
+    }
+
+    /// Streams the content of one file of `size` bytes; returns its name for
+    /// the tree. It is an error if `content` ends earlier or later.
+    pub fn add_file(&mut self, size: u64, content: &mut dyn Read) -> Result<FileId, WriteError> {
+        self.data.add_file(size, content)
+    }
+
+    /// Writes inodes, directories and tables for `root`, and the superblock
+    /// last. The file is complete then, but not synced.
+    ///
+    /// Inodes are numbered from 1, the root, breadth first; the children of a
+    /// directory in the order of their names. Contents that are the same are
+    /// stored once, but each name has its own inode.
+    pub fn finish(self, root: &Directory, root_attributes: Attributes) -> Result<Summary, WriteError> {
+        image::finish(self.data.finish()?, &self.options, root, root_attributes)
+    }
+}

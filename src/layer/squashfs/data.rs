@@ -1,0 +1,298 @@
+//! Contents: cut into blocks, compressed, appended in order, stored once.
+//!
+//! In: the contents of files. Out: where each is, as its inode has to say it.
+//! Blocks wait in a queue for their compression; what is stored where is
+//! decided when they leave it, in the order they entered. Invariant: the
+//! queue is bounded, so memory does not grow with the size of a file but for
+//! four bytes a block.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read};
+
+use super::error::WriteError;
+use super::format::HOLE;
+use super::fragment::{Fragment, Packer};
+use super::output::Output;
+use super::pool::{Block, Buffers, Identity, Pool, Purpose, Ticket, identity};
+use super::{FileId, Options};
+
+/// Where the content of one file is.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// Length in bytes.
+    pub(super) size: u64,
+    /// Where its first block is in the image, 0 if no block is stored.
+    pub(super) start: u64,
+    /// Bytes in holes.
+    pub(super) sparse: u64,
+    /// The tail, unless that is a hole.
+    pub(super) fragment: Option<Fragment>,
+    /// Stored sizes of its blocks, which follow one another.
+    pub(super) blocks: Vec<u32>,
+}
+
+/// A fragment block in the image.
+pub(super) struct FragmentBlock {
+    pub(super) start: u64,
+    pub(super) size_word: u32,
+}
+
+/// All contents, written.
+pub(super) struct Written {
+    pub(super) output: Output,
+    pub(super) contents: Vec<Content>,
+    pub(super) fragments: Vec<FragmentBlock>,
+}
+
+/// A block on its way, and what it belongs to.
+struct Pending {
+    ticket: Ticket,
+    owner: Owner,
+}
+
+#[derive(Clone, Copy)]
+enum Owner {
+    /// Block `index` of a content.
+    Content {
+        content: usize,
+        index: usize,
+    },
+    Fragments,
+}
+
+/// The stored blocks of one content, while they are being appended.
+struct Extent {
+    content: usize,
+    start: u64,
+    /// Of the identities of its blocks.
+    identities: ring::digest::Context,
+}
+
+/// Contents on their way into the image.
+pub(super) struct Data {
+    output: Output,
+    block_size: u32,
+    pool: Pool,
+    queue: VecDeque<Pending>,
+    packer: Packer,
+    /// Room for a tail before it is packed.
+    tail: Vec<u8>,
+    contents: Vec<Content>,
+    fragments: Vec<FragmentBlock>,
+    open: Option<Extent>,
+    /// Where extents start, by their identity.
+    extents: HashMap<Identity, u64>,
+}
+
+impl Data {
+    pub(super) fn new(output: Output, options: &Options) -> Result<Self, WriteError> {
+        Ok(Self {
+            output,
+            block_size: options.block_size,
+            pool: Pool::new(options.compression, options.workers)?,
+            queue: VecDeque::new(),
+            packer: Packer::new(options.block_size),
+            tail: vec![0; options.block_size as usize],
+            contents: Vec::new(),
+            fragments: Vec::new(),
+            open: None,
+            extents: HashMap::new(),
+        })
+    }
+
+    pub(super) fn add_file(&mut self, size: u64, reader: &mut dyn Read) -> Result<FileId, WriteError> {
+        let content = self.contents.len();
+        let id = u32::try_from(content).map_err(|_| WriteError::TooMany("files"))?;
+        self.contents.push(Content { size, ..Content::default() });
+        let mut source = Source { reader, size, offset: 0 };
+        while source.left() >= u64::from(self.block_size) {
+            self.add_block(content, &mut source)?;
+        }
+        let tail = source.left() as usize;
+        if tail > 0 {
+            self.add_tail(content, tail, &mut source)?;
+        }
+        source.check_end()?;
+        self.contents[content].blocks.shrink_to_fit();
+        Ok(FileId(id))
+    }
+
+    /// Stores what is still on its way.
+    pub(super) fn finish(mut self) -> Result<Written, WriteError> {
+        self.flush_fragments()?;
+        while let Some(next) = self.queue.pop_front() {
+            self.store(next)?;
+        }
+        self.close_extent();
+        Ok(Written { output: self.output, contents: self.contents, fragments: self.fragments })
+    }
+
+    fn add_block(&mut self, content: usize, source: &mut Source) -> Result<(), WriteError> {
+        let mut buffers = self.pool.buffers();
+        buffers.input.resize(self.block_size as usize, 0);
+        source.fill(&mut buffers.input)?;
+        let index = self.add_hole(content);
+        if is_zero(&buffers.input) {
+            self.contents[content].sparse += u64::from(self.block_size);
+            self.pool.recycle(buffers);
+            return Ok(());
+        }
+        self.submit(buffers, Owner::Content { content, index })
+    }
+
+    fn add_tail(&mut self, content: usize, length: usize, source: &mut Source) -> Result<(), WriteError> {
+        let mut room = std::mem::take(&mut self.tail);
+        let tail = &mut room[..length];
+        source.fill(tail)?;
+        if is_zero(tail) {
+            self.add_hole(content);
+            self.contents[content].sparse += length as u64;
+        } else {
+            self.contents[content].fragment = Some(self.pack(tail)?);
+        }
+        self.tail = room;
+        Ok(())
+    }
+
+    /// Adds a block to the block list; until it is stored it is a hole.
+    fn add_hole(&mut self, content: usize) -> usize {
+        let blocks = &mut self.contents[content].blocks;
+        blocks.push(HOLE);
+        blocks.len() - 1
+    }
+
+    fn pack(&mut self, tail: &[u8]) -> Result<Fragment, WriteError> {
+        let identity = identity(tail);
+        if let Some(known) = self.packer.find(&identity) {
+            return Ok(known);
+        }
+        if !self.packer.has_room(tail.len()) {
+            self.flush_fragments()?;
+        }
+        Ok(self.packer.pack(identity, tail))
+    }
+
+    fn flush_fragments(&mut self) -> Result<(), WriteError> {
+        let mut buffers = self.pool.buffers();
+        match self.packer.take(&mut buffers.input) {
+            true => self.submit(buffers, Owner::Fragments),
+            false => Ok(()),
+        }
+    }
+
+    fn submit(&mut self, buffers: Buffers, owner: Owner) -> Result<(), WriteError> {
+        while self.queue.len() >= self.pool.depth()
+            && let Some(next) = self.queue.pop_front()
+        {
+            self.store(next)?;
+        }
+        let purpose = match owner {
+            Owner::Content { .. } => Purpose::Data,
+            Owner::Fragments => Purpose::Fragment,
+        };
+        self.queue.push_back(Pending { ticket: self.pool.submit(buffers, purpose), owner });
+        Ok(())
+    }
+
+    /// Appends a block to the image as soon as it is compressed.
+    fn store(&mut self, pending: Pending) -> Result<(), WriteError> {
+        let block = pending.ticket.wait()?;
+        match pending.owner {
+            Owner::Content { content, index } => self.store_block(content, index, &block)?,
+            Owner::Fragments => {
+                // Or the extent could not be taken back any more.
+                self.close_extent();
+                let start = self.output.append(block.bytes())?;
+                self.fragments.push(FragmentBlock { start, size_word: block.size_word() });
+            }
+        }
+        self.pool.recycle_block(block);
+        Ok(())
+    }
+
+    fn store_block(&mut self, content: usize, index: usize, block: &Block) -> Result<(), WriteError> {
+        if self.open.as_ref().is_none_or(|extent| extent.content != content) {
+            self.close_extent();
+        }
+        let start = self.output.append(block.bytes())?;
+        let extent = self.open.get_or_insert_with(|| Extent {
+            content,
+            start,
+            identities: ring::digest::Context::new(&ring::digest::SHA256),
+        });
+        extent.identities.update(&block.identity);
+        self.contents[content].blocks[index] = block.size_word();
+        Ok(())
+    }
+
+    /// Decides whether the extent just written is new. If it is not, it is
+    /// taken back, and the next one is written over it.
+    fn close_extent(&mut self) {
+        let Some(extent) = self.open.take() else { return };
+        let mut identity = Identity::default();
+        identity.copy_from_slice(extent.identities.finish().as_ref());
+        let start = match self.extents.entry(identity) {
+            Entry::Occupied(known) => {
+                self.output.rewind(extent.start);
+                *known.get()
+            }
+            Entry::Vacant(new) => *new.insert(extent.start),
+        };
+        self.contents[extent.content].start = start;
+    }
+}
+
+/// A reader that has to give exactly `size` bytes.
+struct Source<'a> {
+    reader: &'a mut dyn Read,
+    size: u64,
+    offset: u64,
+}
+
+impl Source<'_> {
+    fn left(&self) -> u64 {
+        self.size - self.offset
+    }
+
+    fn fill(&mut self, mut room: &mut [u8]) -> Result<(), WriteError> {
+        while !room.is_empty() {
+            match self.read(room)? {
+                0 => return Err(WriteError::Short { expected: self.size, actual: self.offset }),
+                count => room = &mut room[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on to the end, so that readers that check their content do.
+    fn check_end(&mut self) -> Result<(), WriteError> {
+        let expected = self.size;
+        match self.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(WriteError::Long { expected }),
+        }
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, WriteError> {
+        loop {
+            match self.reader.read(room) {
+                Ok(count) => {
+                    self.offset += count as u64;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(WriteError::Read { offset: self.offset, source }),
+            }
+        }
+    }
+}
+
+/// Whether all bytes are 0: the first is, and each is equal to its neighbour.
+/// That is one comparison of memory, which ends at once for most blocks.
+fn is_zero(block: &[u8]) -> bool {
+    match block {
+        [] => true,
+        [first, rest @ ..] => *first == 0 && *rest == block[..rest.len()],
+    }
+}

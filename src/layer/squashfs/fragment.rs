@@ -1,0 +1,63 @@
+//! Tails: what is left of a file behind its last whole block.
+//!
+//! Tails are packed into fragment blocks in the order they come; a tail that
+//! was seen before is not packed again. Invariant: a tail is wholly inside
+//! one fragment block.
+
+use std::collections::HashMap;
+
+use super::pool::Identity;
+
+/// Where a tail is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment {
+    /// Index in the fragment table.
+    pub(super) index: u32,
+    /// Byte within the uncompressed fragment block.
+    pub(super) offset: u32,
+}
+
+/// The fragment block being filled, and where all tails so far are.
+pub(super) struct Packer {
+    block_size: usize,
+    /// How many fragment blocks were taken before this one.
+    index: u32,
+    block: Vec<u8>,
+    known: HashMap<Identity, Fragment>,
+}
+
+impl Packer {
+    pub(super) fn new(block_size: u32) -> Self {
+        Self { block_size: block_size as usize, index: 0, block: Vec::new(), known: HashMap::new() }
+    }
+
+    /// Where a tail of this identity was packed.
+    pub(super) fn find(&self, identity: &Identity) -> Option<Fragment> {
+        self.known.get(identity).copied()
+    }
+
+    /// Whether a tail of `length` bytes fits into the block being filled.
+    pub(super) fn has_room(&self, length: usize) -> bool {
+        self.block.len() + length <= self.block_size
+    }
+
+    /// Packs a tail that is new and that there is room for.
+    pub(super) fn pack(&mut self, identity: Identity, tail: &[u8]) -> Fragment {
+        let fragment = Fragment { index: self.index, offset: self.block.len() as u32 };
+        self.block.extend_from_slice(tail);
+        self.known.insert(identity, fragment);
+        fragment
+    }
+
+    /// Swaps the block being filled, if anything is in it, with `room` and
+    /// starts the next one there.
+    pub(super) fn take(&mut self, room: &mut Vec<u8>) -> bool {
+        if self.block.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut self.block, room);
+        self.block.clear();
+        self.index += 1;
+        true
+    }
+}
