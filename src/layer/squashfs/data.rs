@@ -13,8 +13,9 @@ use std::io::{self, Read};
 use super::error::WriteError;
 use super::format::HOLE;
 use super::fragment::{Fragment, Packer};
+use super::identity::{Identity, Sequence};
 use super::output::Output;
-use super::pool::{Block, Buffers, Identity, Pool, Purpose, Ticket, identity};
+use super::pool::{Block, Buffers, Pool, Purpose, Ticket};
 use super::{FileId, Options};
 
 /// Where the content of one file is.
@@ -53,7 +54,7 @@ struct Pending {
 
 #[derive(Clone, Copy)]
 enum Owner {
-    /// Block `index` of a content.
+    /// `index` is the block's in the block list.
     Content {
         content: usize,
         index: usize,
@@ -65,8 +66,7 @@ enum Owner {
 struct Extent {
     content: usize,
     start: u64,
-    /// Of the identities of its blocks.
-    identities: ring::digest::Context,
+    identity: Sequence,
 }
 
 /// Contents on their way into the image.
@@ -163,7 +163,7 @@ impl Data {
     }
 
     fn pack(&mut self, tail: &[u8]) -> Result<Fragment, WriteError> {
-        let identity = identity(tail);
+        let identity = Identity::of(tail);
         if let Some(known) = self.packer.find(&identity) {
             return Ok(known);
         }
@@ -175,10 +175,11 @@ impl Data {
 
     fn flush_fragments(&mut self) -> Result<(), WriteError> {
         let mut buffers = self.pool.buffers();
-        match self.packer.take(&mut buffers.input) {
-            true => self.submit(buffers, Owner::Fragments),
-            false => Ok(()),
+        if self.packer.take(&mut buffers.input) {
+            return self.submit(buffers, Owner::Fragments);
         }
+        self.pool.recycle(buffers);
+        Ok(())
     }
 
     fn submit(&mut self, buffers: Buffers, owner: Owner) -> Result<(), WriteError> {
@@ -216,12 +217,8 @@ impl Data {
             self.close_extent();
         }
         let start = self.output.append(block.bytes())?;
-        let extent = self.open.get_or_insert_with(|| Extent {
-            content,
-            start,
-            identities: ring::digest::Context::new(&ring::digest::SHA256),
-        });
-        extent.identities.update(&block.identity);
+        let extent = self.open.get_or_insert_with(|| Extent { content, start, identity: Sequence::new() });
+        extent.identity.push(&block.identity);
         self.contents[content].blocks[index] = block.size_word();
         Ok(())
     }
@@ -230,9 +227,7 @@ impl Data {
     /// taken back, and the next one is written over it.
     fn close_extent(&mut self) {
         let Some(extent) = self.open.take() else { return };
-        let mut identity = Identity::default();
-        identity.copy_from_slice(extent.identities.finish().as_ref());
-        let start = match self.extents.entry(identity) {
+        let start = match self.extents.entry(extent.identity.finish()) {
             Entry::Occupied(known) => {
                 self.output.rewind(extent.start);
                 *known.get()
@@ -294,5 +289,26 @@ fn is_zero(block: &[u8]) -> bool {
     match block {
         [] => true,
         [first, rest @ ..] => *first == 0 && *rest == block[..rest.len()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_a_hole_if_all_its_bytes_are_0() {
+        for (block, expected) in [
+            (&[][..], true),
+            (&[0], true),
+            (&[1], false),
+            (&[0; 4096], true),
+            (&[1; 4096], false),
+            (&[&[0; 4095][..], &[1]].concat(), false),
+            (&[&[1][..], &[0; 4095]].concat(), false),
+            (&[&[0; 2000][..], &[1], &[0; 2000]].concat(), false),
+        ] {
+            assert_eq!(is_zero(block), expected);
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::pool::Identity;
+use super::identity::Identity;
 
 /// Where a tail is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,5 +59,37 @@ impl Packer {
         self.block.clear();
         self.index += 1;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_lies_in_one_block_and_is_packed_once() {
+        let mut packer = Packer::new(4096);
+        let mut room = Vec::new();
+        for (tail, length, index, offset) in [
+            (b'a', 4000, 0, 0),
+            (b'b', 96, 0, 4000),
+            (b'c', 1, 1, 0),
+            (b'a', 4000, 0, 0),
+            (b'a', 3999, 1, 1),
+            (b'd', 97, 2, 0),
+        ] {
+            let tail = vec![tail; length];
+            let identity = Identity::of(&tail);
+            let found = packer.find(&identity).unwrap_or_else(|| {
+                if !packer.has_room(length) {
+                    assert!(packer.take(&mut room));
+                }
+                packer.pack(identity, &tail)
+            });
+            assert_eq!(found, Fragment { index, offset });
+        }
+        assert!(packer.take(&mut room));
+        assert_eq!(room, [b'd'; 97]);
+        assert!(!packer.take(&mut room));
     }
 }

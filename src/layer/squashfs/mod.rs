@@ -13,6 +13,7 @@ mod directory;
 mod error;
 mod format;
 mod fragment;
+mod identity;
 mod image;
 mod inode;
 mod metadata;
@@ -63,6 +64,9 @@ impl Options {
 }
 
 /// A finished image.
+///
+/// It comes without a digest: its first bytes are the last to be known, so a
+/// digest takes a second reading, which the caller may need for more.
 #[derive(Debug)]
 pub struct Summary {
     /// The file that was handed to [`Writer::new`], not yet synced.
@@ -76,7 +80,7 @@ pub struct Summary {
 /// An image in the making.
 ///
 /// Contents may be added that no tree names later: they cost space only.
-/// After an error the image cannot be completed.
+/// After an error it is to be given up.
 pub struct Writer {
     options: Options,
     data: Data,

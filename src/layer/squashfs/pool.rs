@@ -14,15 +14,7 @@ use std::thread::{self, JoinHandle};
 use super::codec::{Codec, Compression, Stored};
 use super::error::WriteError;
 use super::format::RAW_BLOCK;
-
-/// A strong digest of content, by which content that is the same is found.
-pub(super) type Identity = [u8; 32];
-
-pub(super) fn identity(content: &[u8]) -> Identity {
-    let mut identity = Identity::default();
-    identity.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, content).as_ref());
-    identity
-}
+use super::identity::Identity;
 
 /// What a block is for.
 #[derive(Clone, Copy)]
@@ -156,7 +148,7 @@ fn work(mut codec: Codec, queue: &Mutex<Receiver<Job>>) {
         let result = codec.compress(&buffers.input, &mut buffers.output).map(|stored| {
             let mut block = Block { buffers, stored, identity: Identity::default() };
             if matches!(purpose, Purpose::Data) {
-                block.identity = identity(block.bytes());
+                block.identity = Identity::of(block.bytes());
             }
             block
         });
@@ -186,7 +178,7 @@ mod tests {
                 assert_eq!(block.bytes().len(), 1 + 1000 * usize::from(number));
                 assert!(block.bytes().iter().all(|&byte| byte == round ^ number));
                 assert_eq!(block.size_word(), block.bytes().len() as u32 | RAW_BLOCK);
-                assert_eq!(block.identity, identity(block.bytes()));
+                assert_eq!(block.identity, Identity::of(block.bytes()));
                 pool.recycle_block(block);
             }
         }
