@@ -33,6 +33,22 @@ impl<'r> Cursor<'r> {
         &self.path
     }
 
+    /// The text of a scalar; no problem if this is something else.
+    pub fn scalar(&self) -> Option<&'r str> {
+        match &self.node.value {
+            Value::Scalar(scalar) => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
+    /// The text of the scalar at `key`; no problem if there is none.
+    pub fn peek(&self, key: &str) -> Option<&'r str> {
+        match &self.node.get(key)?.value {
+            Value::Scalar(scalar) => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
     /// Reports that something is wrong here.
     pub fn problem(&self, message: impl Into<String>) {
         self.report.problem((self.node.line, self.node.column), &self.path, message);
@@ -134,9 +150,7 @@ impl<'r> Fields<'r> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.key == key && !entry.value.is_null());
         #[cfg(test)]
-        if entry.is_none() {
-            self.at.report.absent.borrow_mut().insert(path_to_key(&self.at.path, key));
-        }
+        self.at.report.asked.borrow_mut().push((path_to_key(&self.at.path, key), entry.is_some()));
         entry.map(|entry| self.at.child(entry))
     }
 
@@ -152,16 +166,27 @@ impl<'r> Fields<'r> {
     /// Reports the keys that were not asked for.
     pub fn finish(self) {
         for entry in self.unknown() {
-            let mut message = match self.known.as_slice() {
-                [only] => format!("unknown key, expected {only}"),
-                known => format!("unknown key, expected one of {}", known.join(", ")),
-            };
-            if let Some(meant) = closest(&entry.key, &self.known) {
-                message += &format!("; did you mean {meant}?");
-            }
-            let path = path_to_key(&self.at.path, &entry.key);
-            self.at.report.problem((entry.line, entry.column), &path, message);
+            self.report_unknown(entry, &path_to_key(&self.at.path, &entry.key));
         }
+    }
+
+    /// Like [`finish`](Self::finish), but does not show the keys: next to
+    /// secrets, a missing space or quote makes a key of one.
+    pub fn finish_among_secrets(self) {
+        for entry in self.unknown() {
+            self.report_unknown(entry, &self.at.path);
+        }
+    }
+
+    fn report_unknown(&self, entry: &Entry, path: &str) {
+        let mut message = match self.known.as_slice() {
+            [only] => format!("unknown key, expected {only}"),
+            known => format!("unknown key, expected one of {}", known.join(", ")),
+        };
+        if let Some(meant) = closest(&entry.key, &self.known) {
+            message += &format!("; did you mean {meant}?");
+        }
+        self.at.report.problem((entry.line, entry.column), path, message);
     }
 
     /// The paths of the keys that were not asked for, where others own them.

@@ -70,12 +70,20 @@ fn decode<'a>(bytes: &'a [u8], max_bytes: usize, report: &Report) -> Option<&'a 
 
 fn syntax_problem(text: &str, error: &ScanError, report: &Report) {
     let (line, column) = (error.marker().line(), error.marker().col() + 1);
-    let indent = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let tab = indent.bytes().take_while(u8::is_ascii_whitespace).position(|b| b == b'\t');
-    match tab {
-        Some(tab) => report.problem((line as u32, tab as u32 + 1), "", "a tab may not indent, use spaces"),
-        None => report.problem((line as u32, column as u32), "", Escaped::new(&error.info()).to_string()),
+    let message = error.info();
+    // The parser may stop at what stands before the line with the tab.
+    let lines = if message.contains("tab") { usize::MAX } else { 1 };
+    let mut candidates = text.lines().enumerate().skip(line.saturating_sub(1)).take(lines);
+    match candidates.find_map(|(index, line)| Some((index + 1, tab_in_indent(line)?))) {
+        Some((line, tab)) => {
+            report.problem((line as u32, tab as u32 + 1), "", "a tab may not indent, use spaces");
+        }
+        None => report.problem((line as u32, column as u32), "", Escaped::new(&message).to_string()),
     }
+}
+
+fn tab_in_indent(line: &str) -> Option<usize> {
+    line.bytes().take_while(u8::is_ascii_whitespace).position(|b| b == b'\t')
 }
 
 /// What a node costs, for the budgets.
@@ -179,20 +187,20 @@ impl<'r> Builder<'r> {
             None if style == ScalarStyle::Plain => Ok(ScalarKind::of_plain(text)),
             None => Ok(ScalarKind::String),
             Some(tag) if tag.is_yaml_core_schema_tag("str") => Ok(ScalarKind::String),
-            Some(tag) => self.refuse_tag(at, tag),
+            Some(_) => self.refuse_tag(at),
         }
     }
 
     fn collection_tag(&self, at: At, tag: Option<&Tag>, expected: &str) -> Result<(), Stop> {
         match tag {
-            Some(tag) if !tag.is_yaml_core_schema_tag(expected) => self.refuse_tag(at, tag),
+            Some(tag) if !tag.is_yaml_core_schema_tag(expected) => self.refuse_tag(at),
             _ => Ok(()),
         }
     }
 
-    fn refuse_tag<T>(&self, at: At, tag: &Tag) -> Result<T, Stop> {
-        let tag = format!("{}{}", tag.original_handle(), tag.suffix());
-        self.stop(at, format!("the tag `{}` is not supported", Escaped::new(&tag)))
+    /// The tag is not shown: it may be a password that begins with `!`.
+    fn refuse_tag<T>(&self, at: At) -> Result<T, Stop> {
+        self.stop(at, "this tag is not supported (a text that begins with ! has to be quoted)")
     }
 
     fn begin(&mut self, open: Open) -> Result<(), Stop> {

@@ -82,10 +82,10 @@ impl std::error::Error for Problems {}
 pub struct Report {
     source: String,
     problems: RefCell<Vec<Problem>>,
-    /// Keys that were looked for and not there: how a test knows that the
-    /// reference configuration shows every key.
+    /// Keys that were looked for and whether they were there: how a test
+    /// knows that the reference configuration shows every key.
     #[cfg(test)]
-    pub(crate) absent: RefCell<std::collections::BTreeSet<String>>,
+    pub(crate) asked: RefCell<Vec<(String, bool)>>,
 }
 
 impl Report {
@@ -94,7 +94,7 @@ impl Report {
             source: source.into(),
             problems: RefCell::default(),
             #[cfg(test)]
-            absent: RefCell::default(),
+            asked: RefCell::default(),
         }
     }
 
