@@ -1,1 +1,110 @@
+//! YAML → [`Config`].
+//!
+//! In: the bytes of one or several files, in the words of Talos' `v1alpha1`
+//! machine configuration. Out: a configuration that every later stage may
+//! trust: references parse, names are unique, numbers are in range. Every
+//! problem of every file is reported at once, with its place. Invariant: no
+//! secret reaches a message or a debug print. `docs/configuration.md` lists
+//! the keys, `configs/full.yaml` shows them all.
 
+mod draft;
+mod machine;
+mod plywood;
+mod registries;
+mod settings;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use crate::oci::Registries;
+pub use crate::yaml::{Place, Problem, Problems, Source};
+use draft::Draft;
+pub use settings::{
+    Compression, Extension, Hierarchies, KernelModule, LayerOptions, Limits, OnFailure, Overlay, Permission,
+    Rules, Timeouts, Writable,
+};
+
+/// Largest configuration file, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// What the machine is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    extensions: Vec<Extension>,
+    registries: Registries,
+    modules: Vec<KernelModule>,
+    host: BTreeMap<String, String>,
+    overlay: Overlay,
+    rules: Rules,
+    layer: LayerOptions,
+    limits: Limits,
+    timeouts: Timeouts,
+    keep_generations: NonZeroU32,
+    passed_over: Vec<String>,
+}
+
+impl Config {
+    /// Reads files that together say what the machine is to be. Lists add up
+    /// in the order of the files; a single value may be in one of them only.
+    pub fn parse(sources: &[Source]) -> Result<Self, Problems> {
+        let mut draft = Draft::default();
+        let mut problems = Vec::new();
+        for source in sources {
+            draft.read(source, &mut problems);
+        }
+        draft.check(&mut problems);
+        Problems::check(problems).map(|()| draft.finish())
+    }
+
+    /// In mount order: the last one is on top. No image occurs twice.
+    pub fn extensions(&self) -> &[Extension] {
+        &self.extensions
+    }
+
+    pub fn registries(&self) -> &Registries {
+        &self.registries
+    }
+
+    /// Kernel modules to load, in this order.
+    pub fn modules(&self) -> &[KernelModule] {
+        &self.modules
+    }
+
+    /// What `compatibility` of extensions is matched against, name to version.
+    /// Empty where the base's os-release is to say it.
+    pub fn host(&self) -> &BTreeMap<String, String> {
+        &self.host
+    }
+
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub fn layer(&self) -> &LayerOptions {
+        &self.layer
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    pub fn keep_generations(&self) -> NonZeroU32 {
+        self.keep_generations
+    }
+
+    /// Paths of what is for others and was not read, for one line of log.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+}

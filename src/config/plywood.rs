@@ -1,0 +1,161 @@
+//! The `plywood` key: what Talos has no word for.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::draft::{Draft, add, once};
+use super::machine::ON_FAILURE;
+use super::settings::{Hierarchies, Permission, Writable, parse_compression, parse_path, parse_xattr_name};
+use super::units::{parse_duration, parse_size};
+use crate::text::Escaped;
+use crate::yaml::{Cursor, Fields};
+
+const WRITABLE: &[(&str, Writable)] =
+    &[("no", Writable::No), ("tmpfs", Writable::Tmpfs), ("persistent", Writable::Persistent)];
+const PERMISSION: &[(&str, Permission)] = &[("deny", Permission::Deny), ("allow", Permission::Allow)];
+/// Squashfs' smallest and largest block, in bytes.
+const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 20;
+
+pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
+    for (name, at) in fields.optional("host").and_then(|at| at.entries()).unwrap_or_default() {
+        read_host(name, &at, draft);
+    }
+    if let Some(overlay) = section(&mut fields, "overlay") {
+        read_overlay(overlay, draft);
+    }
+    if let Some(rules) = section(&mut fields, "rules") {
+        read_rules(rules, draft);
+    }
+    if let Some(layer) = section(&mut fields, "layer") {
+        read_layer(layer, draft);
+    }
+    if let Some(limits) = section(&mut fields, "limits") {
+        read_limits(limits, draft);
+    }
+    if let Some(timeouts) = section(&mut fields, "timeouts") {
+        read_timeouts(timeouts, draft);
+    }
+    let keep =
+        |at: &Cursor<'_>| at.parse_with(parse_count).and_then(|count| NonZeroU32::try_from(count).ok());
+    once(&mut draft.keep_generations, fields.optional("keepGenerations"), keep);
+    once(&mut draft.on_failure, fields.optional("onFailure"), |at| at.one_of(ON_FAILURE));
+    fields.finish();
+}
+
+fn section<'r>(fields: &mut Fields<'r>, key: &'static str) -> Option<Fields<'r>> {
+    fields.optional(key)?.fields()
+}
+
+fn read_host(name: &str, at: &Cursor<'_>, draft: &mut Draft) {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !starts_well || name.len() > 128 || !name.bytes().all(allowed) {
+        return at.problem("the name of a host is of the form [A-Za-z0-9][A-Za-z0-9._-]*");
+    }
+    if let Some(version) = at.parse_with(check_version) {
+        add(&mut draft.host, name.into(), at, version);
+    }
+}
+
+/// One to three numbers, perhaps with `v` before and a pre-release after them.
+fn check_version(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix('v').unwrap_or(text);
+    let (core, suffix) = number.split_at(number.find(['-', '+']).unwrap_or(number.len()));
+    let is_number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u64>().is_ok();
+    if core.split('.').count() <= 3
+        && core.split('.').all(is_number)
+        && suffix.len() <= 128
+        && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b))
+    {
+        return Ok(text.into());
+    }
+    Err(format!("`{}` is not a version (as in 1.2.3, v1.2 or 12)", Escaped::new(text)))
+}
+
+fn read_overlay(mut fields: Fields<'_>, draft: &mut Draft) {
+    once(&mut draft.hierarchies, fields.optional("hierarchies"), read_hierarchies);
+    once(&mut draft.writable, fields.optional("writable"), |at| {
+        // YAML 1.1 makes a boolean of `no`, so people write both.
+        match at.text()?.to_ascii_lowercase().as_str() {
+            "no" | "off" | "false" => Some(Writable::No),
+            _ => at.one_of(WRITABLE),
+        }
+    });
+    fields.finish();
+}
+
+/// `root`, or paths of which none is inside another.
+fn read_hierarchies(at: &Cursor<'_>) -> Option<Hierarchies> {
+    if at.scalar() == Some("root") {
+        return Some(Hierarchies::Root);
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for item in at.items()? {
+        let Some(path) = item.parse_with(parse_path) else { continue };
+        match paths.iter().find(|other| path.starts_with(other) || other.starts_with(&path)) {
+            Some(other) => {
+                item.problem(format!("this overlaps {}", Escaped::new(other.as_os_str().as_encoded_bytes())))
+            }
+            None => paths.push(path),
+        }
+    }
+    Some(Hierarchies::Paths(paths))
+}
+
+fn read_rules(mut fields: Fields<'_>, draft: &mut Draft) {
+    let allow = fields.optional("allow").and_then(|at| at.list(|item| item.parse_with(parse_path)));
+    draft.allow.extend(allow.unwrap_or_default());
+    let xattrs = fields.optional("xattrs").and_then(|at| at.list(|item| item.parse_with(parse_xattr_name)));
+    draft.xattrs.extend(xattrs.unwrap_or_default());
+    once(&mut draft.setuid, fields.optional("setuid"), |at| at.one_of(PERMISSION));
+    once(&mut draft.hard_links, fields.optional("hardLinks"), |at| at.one_of(PERMISSION));
+    fields.finish();
+}
+
+fn read_layer(mut fields: Fields<'_>, draft: &mut Draft) {
+    once(&mut draft.compression, fields.optional("compression"), |at| at.parse_with(parse_compression));
+    once(&mut draft.block_size, fields.optional("blockSize"), |at| {
+        let size = at.parse_with(parse_size)?;
+        if size.is_power_of_two() && BLOCK_SIZES.contains(&size) {
+            return u32::try_from(size).ok();
+        }
+        at.problem("a block is a power of two from 4KiB to 1MiB");
+        None
+    });
+    fields.finish();
+}
+
+fn read_limits(mut fields: Fields<'_>, draft: &mut Draft) {
+    once(&mut draft.bytes, fields.optional("bytes"), |at| {
+        let size = at.parse_with(parse_size)?;
+        if size == 0 {
+            at.problem("a limit of nothing lets no extension through");
+        }
+        Some(size)
+    });
+    let entries = |at: &Cursor<'_>| at.parse_with(parse_count).map(u64::from);
+    once(&mut draft.entries, fields.optional("entries"), entries);
+    fields.finish();
+}
+
+fn read_timeouts(mut fields: Fields<'_>, draft: &mut Draft) {
+    once(&mut draft.connect, fields.optional("connect"), read_timeout);
+    once(&mut draft.idle, fields.optional("idle"), read_timeout);
+    once(&mut draft.total, fields.optional("total"), read_timeout);
+    fields.finish();
+}
+
+fn read_timeout(at: &Cursor<'_>) -> Option<Duration> {
+    let timeout = at.parse_with(parse_duration)?;
+    if timeout.is_zero() {
+        at.problem("a timeout is longer than nothing");
+    }
+    Some(timeout)
+}
+
+/// A number from 1 on.
+fn parse_count(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| format!("expected a number from 1 to {}, found `{}`", u32::MAX, Escaped::new(text)))
+}
