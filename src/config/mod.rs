@@ -1,4 +1,5 @@
-//! YAML → [`Config`].
+//! YAML and the kernel command line → [`Config`] and
+//! [`BootParameters`](cmdline::BootParameters).
 //!
 //! In: the bytes of one or several files, in the words of Talos' `v1alpha1`
 //! machine configuration. Out: a configuration that every later stage may
@@ -7,6 +8,7 @@
 //! secret reaches a message or a debug print. `docs/configuration.md` lists
 //! the keys, `configs/full.yaml` shows them all.
 
+pub mod cmdline;
 mod draft;
 mod machine;
 mod plywood;
