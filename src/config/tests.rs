@@ -332,6 +332,7 @@ fn every_mistake_has_its_message() {
         (plywood("onFailure: shell"), "plywood.onFailure: expected one of fail, skip, found `shell`"),
         ("---\nkind: KernelModuleConfig\nname: x".into(), "the key apiVersion is missing"),
         ("---\n{apiVersion: v2, kind: KernelModuleConfig, name: x}".into(), "apiVersion: unsupported version `v2`, expected v1alpha1"),
+        ("kind:".into(), "kind: unknown key, expected one of version, machine, plywood, cluster, debug, persist"),
         ("---\n[]".into(), "expected a mapping, found a list"),
     ] {
         let found = problems(&[&format!("{VERSION}{text}")]);

@@ -33,20 +33,14 @@ impl<'r> Cursor<'r> {
         &self.path
     }
 
-    /// The text of a scalar; no problem if this is something else.
+    /// The text of a scalar that is not null; no problem if this is something else.
     pub fn scalar(&self) -> Option<&'r str> {
-        match &self.node.value {
-            Value::Scalar(scalar) => Some(&scalar.text),
-            _ => None,
-        }
+        scalar(self.node)
     }
 
-    /// The text of the scalar at `key`; no problem if there is none.
+    /// The same for the value of `key`.
     pub fn peek(&self, key: &str) -> Option<&'r str> {
-        match &self.node.get(key)?.value {
-            Value::Scalar(scalar) => Some(&scalar.text),
-            _ => None,
-        }
+        scalar(self.node.get(key)?)
     }
 
     /// Reports that something is wrong here.
@@ -82,10 +76,7 @@ impl<'r> Cursor<'r> {
 
     /// The text of a scalar that is not null, as written.
     pub fn text(&self) -> Option<&'r str> {
-        match &self.node.value {
-            Value::Scalar(Scalar { text, kind }) if *kind != ScalarKind::Null => Some(text),
-            _ => self.unexpected("a string"),
-        }
+        scalar(self.node).or_else(|| self.unexpected("a string"))
     }
 
     /// `true` or `false`, not quoted.
@@ -128,6 +119,13 @@ impl<'r> Cursor<'r> {
     fn unexpected<T>(&self, expected: &str) -> Option<T> {
         self.problem(format!("expected {expected}, found {}", self.node.description()));
         None
+    }
+}
+
+fn scalar(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Scalar(Scalar { text, kind }) if *kind != ScalarKind::Null => Some(text),
+        _ => None,
     }
 }
 
