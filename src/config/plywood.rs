@@ -85,10 +85,13 @@ fn read_overlay(mut fields: Fields<'_>, draft: &mut Draft) {
     fields.finish();
 }
 
-/// `root`, or paths of which none is inside another.
+/// `auto`, `root`, or paths of which none is inside another.
 fn read_hierarchies(at: &Cursor<'_>) -> Option<Hierarchies> {
     if at.scalar() == Some("root") {
         return Some(Hierarchies::Root);
+    }
+    if at.scalar() == Some("auto") {
+        return Some(Hierarchies::Auto);
     }
     let mut paths: Vec<PathBuf> = Vec::new();
     for item in at.items()? {

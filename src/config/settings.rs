@@ -42,18 +42,16 @@ pub struct Overlay {
 }
 
 /// The directories of the base that become overlays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Hierarchies {
+    /// The whole root where the base is an image that nothing writes to; else
+    /// only what the extensions touch, so that the rest stays writable.
+    #[default]
+    Auto,
     /// One overlay over the whole root.
     Root,
     /// One overlay over each of these; none is inside another.
     Paths(Vec<PathBuf>),
-}
-
-impl Default for Hierarchies {
-    fn default() -> Self {
-        Self::Paths(["/usr", "/etc", "/opt"].map(PathBuf::from).into())
-    }
 }
 
 /// Where writes below a hierarchy go.
