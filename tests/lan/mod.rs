@@ -1,0 +1,232 @@
+//! Network namespaces with cables between them, and what answers there.
+
+use std::net::{Ipv4Addr, SocketAddrV6, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
+use rustix::thread::{UnshareFlags, gettid};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own, both gone when this is dropped.
+pub struct Host {
+    jobs: Sender<Job>,
+    thread: String,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let (tell, told) = channel();
+        thread::spawn(move || {
+            #[expect(deprecated, reason = "only unsharing descriptors is unsound, and these stay shared")]
+            let result = rustix::thread::unshare(UnshareFlags::NEWNET);
+            tell.send(result.map(|()| gettid().to_string())).unwrap();
+            queue.into_iter().for_each(|job| job());
+        });
+        let thread = told.recv().unwrap().expect("network tests make network namespaces, which needs root");
+        Self { jobs, thread }
+    }
+
+    /// What ip(8) takes for the namespace.
+    pub fn thread(&self) -> &str {
+        &self.thread
+    }
+
+    /// Runs `work` in the namespace; threads that it starts are in it too.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel();
+        self.jobs.send(Box::new(move || tell.send(work()).unwrap())).unwrap();
+        told.recv().expect("the work in the namespace panicked")
+    }
+
+    /// Runs ip(8) in the namespace.
+    pub fn ip(&self, arguments: &str) {
+        let arguments = arguments.to_owned();
+        self.run(move || {
+            let output = Command::new("ip").args(arguments.split(' ')).output();
+            let output = output.expect("network tests need ip of iproute2");
+            assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+    }
+}
+
+/// Connects `device` of `host` with `eth0` of `peer`, which goes up with
+/// `address` and sends everything there. The host's end stays down.
+pub fn cable(host: &Host, device: &str, peer: &Host, address: &str) {
+    host.ip(&format!("link add {device} type veth peer name eth0 netns {}", peer.thread));
+    peer.ip("addr add fe80::1/64 dev eth0 nodad");
+    peer.ip(&format!("addr add {address} dev eth0"));
+    peer.ip("link set eth0 up");
+    // Without it the broadcasts of a DHCP server would have nowhere to go.
+    peer.ip("route add default dev eth0");
+}
+
+/// How a DHCP server treats its clients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Manners {
+    Polite,
+    /// The first request is refused.
+    RefuseFirst,
+    /// The first discovery goes unheard.
+    IgnoreFirst,
+    /// Each answer comes after some that are wrong.
+    SendRubbish,
+}
+
+/// A DHCP server for one client: 10.9.0.77 or the like, from the address that
+/// `eth0` has. Stops when dropped.
+pub struct DhcpServer {
+    messages: Arc<Mutex<Vec<Vec<u8>>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl DhcpServer {
+    pub fn start(host: &Host, manners: Manners) -> Self {
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (heard, ended) = (messages.clone(), stop.clone());
+        host.run(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67)).unwrap();
+            socket.set_broadcast(true).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while !ended.load(Ordering::Relaxed) {
+                    let Ok(length) = socket.recv(&mut buffer) else { continue };
+                    heard.lock().unwrap().push(buffer[..length].to_vec());
+                    for answer in answers(&heard.lock().unwrap(), manners) {
+                        socket.send_to(&answer, (Ipv4Addr::BROADCAST, 68)).unwrap();
+                    }
+                }
+            });
+        });
+        Self { messages, stop }
+    }
+
+    /// The types of the messages so far. Repetitions count once: on a busy
+    /// machine the client may ask again before the server has run.
+    pub fn heard(&self) -> String {
+        let messages = self.messages.lock().unwrap();
+        let names = messages.iter().map(|message| match kind(message) {
+            1 => "discover",
+            3 => "request",
+            _ => "?",
+        });
+        let mut names: Vec<_> = names.collect();
+        names.dedup();
+        names.join(" ")
+    }
+
+    /// What the client calls itself.
+    pub fn hostname(&self) -> String {
+        let messages = self.messages.lock().unwrap();
+        String::from_utf8(option(&messages[0], 12).unwrap()).unwrap()
+    }
+}
+
+impl Drop for DhcpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What to say to the last message.
+fn answers(messages: &[Vec<u8>], manners: Manners) -> Vec<Vec<u8>> {
+    let last = messages.last().unwrap();
+    let first_of_kind = messages.iter().filter(|message| kind(message) == kind(last)).count() == 1;
+    let good = reply(last, if kind(last) == 1 { 2 } else { 5 });
+    match manners {
+        Manners::Polite => vec![good],
+        Manners::RefuseFirst if kind(last) == 3 && first_of_kind => vec![reply(last, 6)],
+        Manners::IgnoreFirst if first_of_kind && kind(last) == 1 => vec![],
+        Manners::RefuseFirst | Manners::IgnoreFirst => vec![good],
+        Manners::SendRubbish => {
+            let changed = |place: usize| {
+                let mut wrong = good.clone();
+                wrong[place] ^= 0xff;
+                wrong
+            };
+            vec![vec![], vec![0xff; 1400], changed(4), changed(28), changed(16), good[..241].to_vec(), good]
+        }
+    }
+}
+
+/// A reply of this type to a message (RFC 2131, table 3).
+fn reply(to: &[u8], kind: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 236];
+    bytes[..3].copy_from_slice(&[2, 1, 6]);
+    bytes[4..8].copy_from_slice(&to[4..8]);
+    bytes[28..34].copy_from_slice(&to[28..34]);
+    if kind != 6 {
+        bytes[16..20].copy_from_slice(&[10, 9, 0, 77]);
+    }
+    bytes.extend([99, 130, 83, 99, 53, 1, kind, 54, 4, 10, 9, 0, 1]);
+    if kind != 6 {
+        bytes.extend([1, 4, 255, 255, 255, 0, 3, 4, 10, 9, 0, 1, 6, 4, 10, 9, 0, 1]);
+        bytes.extend([51, 4, 0, 0, 14, 16, 26, 2, 5, 120, 15, 11]);
+        bytes.extend(b"lan.example");
+    }
+    bytes.push(255);
+    bytes
+}
+
+fn kind(message: &[u8]) -> u8 {
+    option(message, 53).map_or(0, |value| value[0])
+}
+
+/// The value of an option of a message that a client has made.
+fn option(message: &[u8], code: u8) -> Option<Vec<u8>> {
+    let mut rest = &message[240..];
+    loop {
+        match *rest {
+            [found, length, ref after @ ..] if found != 255 => {
+                let (value, after) = after.split_at(length.into());
+                if found == code {
+                    return Some(value.to_vec());
+                }
+                rest = after;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// An IPv6 router for 2001:db8::/64. Stops when dropped.
+pub struct Router(Arc<AtomicBool>);
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Advertises `host` on its `eth0` as a router, five times a second (RFC
+/// 4861, section 4.2).
+pub fn advertise_router(host: &Host) -> Router {
+    let mut advertisement = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    advertisement.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
+    advertisement.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = stop.clone();
+    host.run(move || {
+        let socket = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
+        sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+        let mut links = plywood::sys::net::Rtnetlink::open().unwrap().links().unwrap();
+        links.retain(|link| link.name == "eth0");
+        let all_nodes = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, links[0].index);
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                // Refused until the client's end is up.
+                let _ = sendto(&socket, &advertisement, SendFlags::empty(), &all_nodes);
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+    });
+    Router(stop)
+}
