@@ -56,6 +56,12 @@ pub fn save(path: &Path) -> io::Result<()> {
     fs::write(path, lines)
 }
 
+/// An error and its causes in one line, for a log line about it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// The kernel's files that the log uses.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use self::config::Config;
 use self::index::{Index, canonical};
+use super::kmsg::chain;
 use crate::text::Escaped;
 
 /// The modules of the running kernel.
@@ -137,18 +138,18 @@ impl Modules {
         let mut inserted = 0;
         // A bus driver brings new devices, so look again until there is nothing new.
         loop {
-            let new: Vec<_> = modaliases(&devices).into_iter().filter(|m| !seen.contains(m)).collect();
+            let mut new = modaliases(&devices);
+            new.retain(|modalias| seen.insert(modalias.clone()));
             if new.is_empty() {
                 return inserted;
             }
-            for modalias in &new {
-                match self.load_alias(modalias) {
+            for modalias in new {
+                match self.load_alias(&modalias) {
                     Ok(Loaded::Inserted) => inserted += 1,
                     Ok(_) => {}
-                    Err(error) => log::debug!("no driver for {}: {}", Escaped::new(modalias), chain(&error)),
+                    Err(error) => log::debug!("no driver for {}: {}", Escaped::new(&modalias), chain(&error)),
                 }
             }
-            seen.extend(new);
         }
     }
 
@@ -310,9 +311,11 @@ fn is_known(index: &Index, module: &str) -> bool {
     index.file(module).is_some() || index.is_builtin(module)
 }
 
-/// Every modalias below sysfs' tree of devices. Devices may vanish meanwhile.
-fn modaliases(devices: &Path) -> HashSet<String> {
-    let mut found = HashSet::new();
+/// Every modalias below sysfs' tree of devices, in the order of the devices'
+/// paths, so that interfaces and disks are numbered alike at every boot.
+/// Devices may vanish meanwhile.
+fn modaliases(devices: &Path) -> Vec<String> {
+    let mut files = Vec::new();
     let mut directories = vec![devices.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -320,18 +323,13 @@ fn modaliases(devices: &Path) -> HashSet<String> {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 directories.push(entry.path());
             } else if entry.file_name() == "modalias" {
-                let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                found.extend(Some(text.trim().to_owned()).filter(|text| !text.is_empty()));
+                files.push(entry.path());
             }
         }
     }
-    found
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    files.sort();
+    let texts = files.into_iter().map(|file| fs::read_to_string(file).unwrap_or_default());
+    texts.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -171,14 +171,15 @@ fn coldplug_finds_every_device_and_survives_those_without_driver() {
     let root = root(&[
         ("MODULES/modules.dep", "net.ko:\n"),
         ("MODULES/modules.alias", "alias virtio:* net\n"),
-        ("sys/devices/pci0/modalias", "pci:1\n"),
-        ("sys/devices/pci0/virtio0/modalias", "virtio:1\n"),
-        ("sys/devices/pci0/virtio1/modalias", "virtio:1\n"),
+        ("sys/devices/pci0/0000:00:02/modalias", "pci:2\n"),
+        ("sys/devices/pci0/0000:00:01/modalias", "pci:1\n"),
+        ("sys/devices/pci0/0000:00:02/virtio0/modalias", "virtio:1\n"),
+        ("sys/devices/pci0/0000:00:01/virtio1/modalias", "virtio:3\n"),
         ("sys/devices/pci0/empty/modalias", "\n"),
     ]);
     std::os::unix::fs::symlink("..", root.path().join("sys/devices/pci0/subsystem")).unwrap();
     let found = modaliases(&root.path().join("sys/devices"));
-    assert_eq!(found, HashSet::from(["pci:1".to_owned(), "virtio:1".to_owned()]));
+    assert_eq!(found, ["pci:1", "virtio:3", "pci:2", "virtio:1"]);
     assert_eq!(open(&root, &[]).coldplug(), 0);
     let early = open(&root, &[("rd.driver.pre", "missing,net")]).load_early();
     assert_eq!(early.len(), 2);
