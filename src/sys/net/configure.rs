@@ -17,6 +17,7 @@ use super::request::{IpRequest, Method, Requests, RouteRequest, StaticAddress, m
 use super::{Address, ConfiguredLink, Link, NetError, NetworkState, Route, Standing, Via};
 use crate::sys::Error;
 use crate::sys::dhcp::{Client, Lease};
+use crate::sys::kmsg::chain;
 
 /// Time between two looks at the links: the kernel would tell of each change,
 /// but looking is simpler and nothing here waits for long.
@@ -44,7 +45,7 @@ pub fn configure(
         }
         Err(error) => {
             if let Err(second) = setup.journal.release_all() {
-                log::debug!("the network could not be put back: {second}");
+                log::debug!("the network is not quite as it was: {}", chain(&second));
             }
             Err(error)
         }
@@ -196,7 +197,7 @@ impl Setup<'_> {
         if let (Some(mtu), None) = (lease.mtu, request.mtu)
             && let Err(error) = self.journal.set_mtu(&link, mtu.into())
         {
-            log::debug!("{}: the server's MTU of {mtu} bytes is not used: {error}", link.name);
+            log::debug!("{}: the server's MTU of {mtu} bytes is not used: {}", link.name, chain(&error));
         }
         self.journal.add_address(Address {
             link: link.index,
@@ -205,18 +206,21 @@ impl Setup<'_> {
             peer: None,
             standing: Standing::Usable,
         })?;
-        let mut gateway = None;
-        for route in &lease.routes {
-            let via = match route.gateway.map(IpAddr::V4) {
+        let default = lease.routes.iter().find(|route| route.prefix == 0);
+        let gateway = default.and_then(|route| route.gateway).map(IpAddr::V4);
+        for leased in &lease.routes {
+            let via = match leased.gateway.map(IpAddr::V4) {
                 None => Via::Link,
                 Some(gateway) if masked(gateway, prefix) == masked(address, prefix) => Via::Gateway(gateway),
                 Some(gateway) => Via::OnLinkGateway(gateway),
             };
-            if route.prefix == 0 && gateway.is_none() {
-                gateway = route.gateway.map(IpAddr::V4);
+            let destination = IpAddr::V4(leased.destination);
+            let route = Route { link: link.index, destination, prefix: leased.prefix, via };
+            match self.journal.add_route(route) {
+                // One odd route of many does not make the address useless.
+                Err(error) if leased.prefix > 0 => log::debug!("{}: {}", link.name, chain(&error)),
+                result => result?,
             }
-            let destination = IpAddr::V4(route.destination);
-            self.journal.add_route(Route { link: link.index, destination, prefix: route.prefix, via })?;
         }
         Ok(ConfiguredLink { link, address, prefix, gateway, lease: Some(lease) })
     }
@@ -302,7 +306,7 @@ impl Setup<'_> {
         for link in &links {
             match self.make_ready(request, link) {
                 Err(error) if request.device.is_none() => {
-                    log::debug!("{} is not used: {error:?}", link.name);
+                    log::debug!("{} is not used: {}", link.name, chain(&error));
                     self.broken.push(link.index);
                 }
                 result => result?,
