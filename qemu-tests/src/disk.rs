@@ -1,0 +1,44 @@
+//! Disks of a guest: a shared asset that no boot can change, or a file of
+//! one test that keeps what the guest wrote, power cut or not.
+
+use std::path::{Path, PathBuf};
+
+use crate::program::{MKE2FS, run, scratch};
+
+/// A raw image that appears as the next of `/dev/vda`, `/dev/vdb`, ….
+#[derive(Clone)]
+pub struct Disk {
+    path: PathBuf,
+    keep: Keep,
+}
+
+/// What becomes of the guest's writes.
+#[derive(Clone, Copy)]
+enum Keep {
+    Writes,
+    Nothing,
+}
+
+impl Disk {
+    /// An image that stays as it is: writes go to a temporary file.
+    pub fn unchanged(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_owned(), keep: Keep::Nothing }
+    }
+
+    /// An empty ext4 volume of 256 MiB with `label`, for the test `name`.
+    /// It lasts from boot to boot.
+    pub fn empty(name: &str, label: &str) -> Self {
+        let path = scratch(&format!("{name}-{label}")).join("disk.ext4");
+        run(MKE2FS.command().args(["-q", "-t", "ext4", "-L", label]).arg(&path).arg("256m"));
+        Self { path, keep: Keep::Writes }
+    }
+
+    /// The argument of QEMU's `-drive`.
+    pub(crate) fn drive(&self) -> String {
+        let snapshot = match self.keep {
+            Keep::Writes => "off",
+            Keep::Nothing => "on",
+        };
+        format!("file={},format=raw,if=virtio,snapshot={snapshot}", self.path.display())
+    }
+}

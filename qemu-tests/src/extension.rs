@@ -1,0 +1,123 @@
+//! Extensions for tests, good and bad. In: a name and files. Out: an OCI
+//! image layout written by umoci, that is, by code that is not ours.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::program::{UMOCI, run};
+
+/// The tag of every extension's image.
+pub const TAG: &str = "1.0";
+
+/// A description of an extension; nothing is written before it is packed.
+#[derive(Clone)]
+pub struct Extension {
+    name: String,
+    manifest: String,
+    files: Vec<File>,
+    blobs: Blobs,
+}
+
+#[derive(Clone)]
+struct File {
+    path: String,
+    mode: u32,
+    content: String,
+}
+
+/// Whether the changeset's bytes are those that its digest names.
+#[derive(Clone, Copy)]
+enum Blobs {
+    Right,
+    Altered,
+}
+
+impl Extension {
+    /// An extension `name` that brings `/usr/local/bin/NAME`, which greets,
+    /// and claims `/usr/local/share/guest/winner`, as every other one does.
+    pub fn new(name: &str) -> Self {
+        let manifest = format!(
+            "version: v1alpha1\nmetadata:\n  name: {name}\n  version: 1.0.0\n  author: Plywood contributors\n  \
+             description: Made by a test.\n"
+        );
+        let extension = Self { name: name.into(), manifest, files: Vec::new(), blobs: Blobs::Right };
+        extension
+            .file(
+                &format!("usr/local/bin/{name}"),
+                0o755,
+                &format!("#!/bin/sh\necho greetings from {name}\n"),
+            )
+            .file("usr/local/share/guest/winner", 0o644, &format!("{name}\n"))
+    }
+
+    /// Adds a file below `rootfs/`.
+    pub fn file(mut self, path: &str, mode: u32, content: &str) -> Self {
+        self.files.push(File { path: path.into(), mode, content: content.into() });
+        self
+    }
+
+    /// Adds lines to `metadata` in the manifest, indented as they must be.
+    pub fn metadata(mut self, lines: &str) -> Self {
+        self.manifest.push_str(lines);
+        self
+    }
+
+    /// Changes the changesets after their digests were taken. For layouts
+    /// only, as no honest client uploads such an image.
+    pub fn with_altered_blobs(mut self) -> Self {
+        self.blobs = Blobs::Altered;
+        self
+    }
+
+    /// The name in the manifest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes the image layout `dir/NAME` and returns its path.
+    pub(crate) fn pack(&self, dir: &Path) -> PathBuf {
+        let source = dir.join(format!("{}.source", self.name));
+        for file in &self.files {
+            write(&source.join("rootfs").join(&file.path), file.mode, &file.content);
+        }
+        write(&source.join("manifest.yaml"), 0o644, &self.manifest);
+
+        let layout = dir.join(&self.name);
+        let image = format!("{}:{TAG}", layout.display());
+        run(UMOCI.command().arg("init").arg("--layout").arg(&layout));
+        run(UMOCI.command().args(["new", "--image", &image]));
+        for part in ["manifest.yaml", "rootfs"] {
+            run(UMOCI.command().args(["insert", "--image", &image]).arg(source.join(part)).arg(part));
+        }
+        if let Blobs::Altered = self.blobs {
+            alter_changesets(&layout);
+        }
+        layout
+    }
+}
+
+/// Writes a file with its directories. The mode is set apart from opening, as
+/// the caller's umask must not make a bad file good.
+fn write(path: &Path, mode: u32, content: &str) {
+    let written = fs::create_dir_all(path.parent().unwrap_or(path))
+        .and_then(|()| fs::write(path, content))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+    written.unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+/// Flips a bit in the middle of each changeset. Configuration and manifests
+/// stay whole; they are the blobs that no gzip header begins.
+fn alter_changesets(layout: &Path) {
+    let blobs = layout.join("blobs/sha256");
+    let entries =
+        fs::read_dir(&blobs).unwrap_or_else(|error| panic!("cannot list {}: {error}", blobs.display()));
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let mut bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+}

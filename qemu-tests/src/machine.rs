@@ -1,0 +1,222 @@
+//! A virtual machine before it boots. In: kernel, initramfs, configuration,
+//! disks. Out: a [`Console`]. QEMU emulates the processor, so tests need no
+//! virtualisation on the host and take seconds, not milliseconds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::asset::{assert_plywood_is_current, asset};
+use crate::console::Console;
+use crate::cpio::Archive;
+use crate::disk::Disk;
+use crate::extension::Extension;
+use crate::program::{QEMU, scratch, source_tree};
+
+/// The host may be busy with other machines; nothing waits this long in vain.
+const DEFAULT_TIME: Duration = Duration::from_secs(300);
+
+/// Kernel arguments of every machine: the console, and a panic that ends it.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1";
+
+/// QEMU 7.2 computes wrong flags for cmpxchg16b now and then, and a kernel
+/// 6.12 that allocates memory with it then faults at a random place.
+const PROCESSOR: &str = "max,-cx16";
+
+/// The Debian cloud kernels that tests boot.
+#[derive(Clone, Copy)]
+pub enum Kernel {
+    /// No `lowerdir+`, uncompressed modules, virtio as modules.
+    V6_1,
+    /// `lowerdir+`, modules compressed with xz.
+    V6_12,
+}
+
+impl Kernel {
+    fn version(self) -> &'static str {
+        match self {
+            Kernel::V6_1 => "6.1",
+            Kernel::V6_12 => "6.12",
+        }
+    }
+}
+
+/// What the kernel unpacks first.
+pub enum Initramfs {
+    /// Plywood as /init, with the modules of the machine's kernel.
+    Plywood,
+    /// Nothing but a static busybox and this script as /init.
+    Script(&'static str),
+}
+
+/// The base root, which becomes `/dev/vda`.
+#[derive(Clone, Copy)]
+pub enum Root {
+    BusyboxSquashfs,
+    BusyboxExt4,
+    DebianSquashfs,
+    DebianExt4,
+}
+
+impl Root {
+    fn disk(self) -> Disk {
+        let (name, file) = match self {
+            Root::BusyboxSquashfs => ("root-busybox", "root.squashfs"),
+            Root::BusyboxExt4 => ("root-busybox", "root.ext4"),
+            Root::DebianSquashfs => ("root-debian", "root.squashfs"),
+            Root::DebianExt4 => ("root-debian", "root.ext4"),
+        };
+        Disk::unchanged(asset(name).join(file))
+    }
+}
+
+/// How the machine reaches the host.
+#[derive(Clone, Copy)]
+pub enum Network {
+    /// No network card.
+    None,
+    /// QEMU's user network: DHCP offers 10.0.2.15, the host's loopback is
+    /// 10.0.2.2 and fec0::2.
+    User,
+}
+
+/// A description of a machine; [`Machine::boot`] starts it.
+pub struct Machine {
+    name: String,
+    kernel: Kernel,
+    initramfs: Initramfs,
+    files: Archive,
+    arguments: Vec<String>,
+    disks: Vec<Disk>,
+    network: Network,
+    time: Duration,
+    scratch: PathBuf,
+}
+
+impl Machine {
+    /// A machine with kernel 6.1, plywood's initramfs, no disk and no
+    /// network. `name` names its log and must be its own.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            kernel: Kernel::V6_1,
+            initramfs: Initramfs::Plywood,
+            files: Archive::default(),
+            arguments: vec![KERNEL_ARGUMENTS.into()],
+            disks: Vec::new(),
+            network: Network::None,
+            time: DEFAULT_TIME,
+            scratch: scratch(name),
+        }
+    }
+
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    pub fn initramfs(mut self, initramfs: Initramfs) -> Self {
+        self.initramfs = initramfs;
+        self
+    }
+
+    /// Makes `root` the next disk, and the root of the kernel command line.
+    pub fn root(self, root: Root) -> Self {
+        let letter = char::from(b'a' + self.disks.len() as u8);
+        self.disk(root.disk()).append(&format!("root=/dev/vd{letter} ro"))
+    }
+
+    /// The configuration, at /etc/plywood/config.yaml of the initramfs.
+    pub fn config(self, yaml: &str) -> Self {
+        self.file("/etc/plywood/config.yaml", 0o600, yaml.as_bytes())
+    }
+
+    /// Puts a file into the initramfs, over what is there.
+    pub fn file(mut self, path: &str, mode: u32, content: &[u8]) -> Self {
+        self.files.file(path, mode, content);
+        self
+    }
+
+    /// Puts an image layout into the initramfs, as `oci:/extensions/NAME`.
+    pub fn layout(mut self, extension: &Extension) -> Self {
+        let layout = extension.pack(&self.scratch);
+        self.files.tree(&format!("/extensions/{}", extension.name()), &layout);
+        self
+    }
+
+    /// Adds to the kernel command line.
+    pub fn append(mut self, arguments: &str) -> Self {
+        self.arguments.push(arguments.into());
+        self
+    }
+
+    /// Adds the next disk.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// How long the machine may take, from power on to its end.
+    pub fn time(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Powers the machine on.
+    pub fn boot(self) -> Console {
+        let Self { name, kernel, initramfs, files, arguments, disks, network, time, scratch } = self;
+        let initrd = scratch.join("initramfs.cpio");
+        write_initramfs(&initrd, kernel, &initramfs, files);
+        let mut qemu = QEMU.tied_to_this_thread();
+        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1", "-m", "512", "-M", "pc", "-nodefaults"])
+            .args(["-nographic", "-no-reboot", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(asset(&format!("kernel-{}", kernel.version())).join("vmlinuz"))
+            .arg("-initrd")
+            .arg(&initrd)
+            .args(["-append", &arguments.join(" ")]);
+        for disk in &disks {
+            qemu.args(["-drive", &disk.drive()]);
+        }
+        if let Network::User = network {
+            // Without a boot ROM the firmware has nothing to wait for.
+            qemu.args(["-netdev", "user,id=net0,restrict=off"])
+                .args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
+        let child = qemu
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start QEMU: {error}"));
+        let log = source_tree().join("build/qemu").join(format!("{name}.log"));
+        Console::new(&name, child, log, Instant::now() + time)
+    }
+}
+
+/// Writes the base archive, and after it the files of one test.
+fn write_initramfs(path: &Path, kernel: Kernel, initramfs: &Initramfs, mut files: Archive) {
+    let base = match initramfs {
+        Initramfs::Plywood => {
+            assert_plywood_is_current();
+            let file = asset(&format!("initramfs-{}", kernel.version())).join("initramfs.cpio");
+            read(&file)
+        }
+        Initramfs::Script(script) => {
+            files.file("/bin/busybox", 0o755, &read(Path::new("/bin/busybox")));
+            files.file("/init", 0o755, script.as_bytes());
+            Vec::new()
+        }
+    };
+    let bytes = [base, files.finish()].concat();
+    fs::write(path, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("cannot read {}: {error} (make deps)", path.display()))
+}

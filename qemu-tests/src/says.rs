@@ -1,0 +1,38 @@
+//! What appears on the console, in one place: patterns for
+//! [`Transcript::expect`](crate::Transcript::expect). The guest's facts are
+//! printed by `assets/guest/report`, the others by plywood; a message that is
+//! worded anew is worded anew here, and in no test.
+
+/// The guest reached the end of its report.
+pub const REPORTED: &str = "GUEST: end";
+pub const NO_EXTENSIONS: &str = "GUEST: no extensions.yaml";
+pub const AN_EXTENSION: &str = "GUEST: extensions.yaml: *image:";
+pub const AN_OVERLAY: &str = "GUEST: mount: /* overlay ";
+pub const USR_IS_READ_ONLY: &str = "GUEST: /usr is read-only";
+pub const A_FAILED_UNIT: &str = "GUEST: failed unit: ";
+pub const DEBIAN: &str = "GUEST: os-release: debian";
+
+/// `/etc/extensions.yaml` lists the extension `name` as layer `number`.
+pub fn layer(number: usize, name: &str) -> String {
+    format!("GUEST: extensions.yaml: *image: {number:03}.*{name}*.sqsh")
+}
+
+/// The extension's program runs.
+pub fn greeting(name: &str) -> String {
+    format!("GUEST: {name}: greetings from {name}")
+}
+
+/// The file that all extensions bring is that of the extension `name`.
+pub fn winner(name: &str) -> String {
+    format!("GUEST: winner: {name}")
+}
+
+pub const FETCHING: &str = "plywood: fetching ";
+pub const RULE_BROKEN: &str = "plywood: *usr/local/share/open*world-writable";
+pub const DIGEST_MISMATCH: &str = "plywood: *blob sha256:*digest";
+pub const REGISTRY_DOWN: &str = "plywood: *10.0.2.2:*refused";
+pub const WRONG_PASSWORD: &str = "plywood: *10.0.2.2:*401";
+pub const UNKNOWN_KEY: &str = "plywood: *config.yaml:5:*onFailure";
+pub const MISSING_ROOT: &str = "plywood: */dev/vdz";
+pub const MISSING_INIT: &str = "plywood: */sbin/nothing";
+pub const SKIPPED: &str = "plywood: *skip*";
