@@ -1,0 +1,200 @@
+//! The table of boots: what plywood makes of a machine, seen from inside it.
+//! Each test is one sentence about a boot, good or bad.
+
+use qemu_tests::{Disk, Extension, Kernel, Machine, Network, Registry, Root, says};
+
+const STATE: &str = "plywood.state=LABEL=PLYWOOD";
+
+/// A configuration that asks for `images`, the last one on top.
+fn config(images: &[String], registries: &str) -> String {
+    let extensions: String = images.iter().map(|image| format!("      - image: \"{image}\"\n")).collect();
+    format!("version: v1alpha1\nmachine:\n  install:\n    extensions:\n{extensions}{registries}")
+}
+
+/// A machine with the small root that finds `extensions` in its initramfs.
+fn with_layouts(name: &str, extensions: &[Extension]) -> Machine {
+    let images: Vec<_> = extensions.iter().map(|one| format!("oci:/extensions/{}", one.name())).collect();
+    let machine = Machine::new(name).config(&config(&images, ""));
+    extensions.iter().fold(machine, Machine::layout)
+}
+
+/// A machine with the small root that finds `extensions` in `registry`.
+fn with_registry(name: &str, registry: &Registry, extensions: &[Extension]) -> Machine {
+    let images: Vec<_> = extensions.iter().map(|one| registry.push(one)).collect();
+    Machine::new(name)
+        .config(&config(&images, &registry.config()))
+        .root(Root::BusyboxSquashfs)
+        .network(Network::User)
+}
+
+fn hello() -> [Extension; 1] {
+    [Extension::new("hello")]
+}
+
+#[test]
+fn an_extension_from_a_layout_on_6_1() {
+    let said = with_layouts("layout-6.1", &hello()).root(Root::BusyboxSquashfs).boot().powered_off();
+    said.expect(&says::layer(0, "hello")).expect(&says::greeting("hello")).expect(says::USR_IS_READ_ONLY);
+}
+
+#[test]
+fn an_extension_from_a_layout_on_6_12() {
+    let machine = with_layouts("layout-6.12", &hello()).kernel(Kernel::V6_12);
+    let said = machine.root(Root::BusyboxSquashfs).boot().powered_off();
+    said.expect(&says::layer(0, "hello")).expect(&says::greeting("hello")).expect(says::USR_IS_READ_ONLY);
+}
+
+#[test]
+fn an_extension_from_a_registry_on_6_1() {
+    let registry = Registry::start("registry-6.1");
+    let machine = with_registry("registry-6.1", &registry, &hello()).append("ip=dhcp");
+    machine.boot().powered_off().expect(says::FETCHING).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn an_extension_from_a_registry_on_6_12() {
+    let registry = Registry::start("registry-6.12");
+    let machine = with_registry("registry-6.12", &registry, &hello()).append("ip=dhcp");
+    let said = machine.kernel(Kernel::V6_12).boot().powered_off();
+    said.expect(says::FETCHING).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn an_address_from_the_command_line() {
+    let registry = Registry::start("static");
+    let machine = with_registry("static", &registry, &hello());
+    let said = machine.append("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:none").boot().powered_off();
+    said.expect(says::FETCHING).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn a_registry_over_ipv6() {
+    let registry = Registry::start_v6("ipv6");
+    let machine = with_registry("ipv6", &registry, &hello());
+    let said = machine.append("ip=eth0:auto6").boot().powered_off();
+    said.expect(says::FETCHING).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn a_second_boot_needs_no_registry() {
+    let state = Disk::empty("second", "PLYWOOD");
+    let registry = Registry::start("second");
+    let machine = |name| with_registry(name, &registry, &hello()).append(STATE).disk(state.clone());
+    let second = machine("second-2nd");
+    machine("second-1st").append("ip=dhcp").boot().powered_off().expect(&says::greeting("hello"));
+    drop(registry);
+    let said = second.boot().powered_off();
+    said.expect(&says::greeting("hello")).expect_never(says::FETCHING);
+}
+
+#[test]
+fn a_power_cut_while_fetching_does_no_harm() {
+    let state = Disk::empty("cut", "PLYWOOD");
+    let registry = Registry::start("cut");
+    let machine =
+        |name| with_registry(name, &registry, &hello()).append("ip=dhcp").append(STATE).disk(state.clone());
+    let second = machine("cut-2nd");
+    let mut console = machine("cut-1st").boot();
+    console.expect(says::FETCHING);
+    console.power_cut();
+    second.boot().powered_off().expect(&says::greeting("hello"));
+}
+
+#[test]
+fn without_extensions_there_is_no_overlay() {
+    let machine = Machine::new("none").config("version: v1alpha1\n").root(Root::BusyboxSquashfs);
+    let said = machine.boot().powered_off();
+    said.expect(says::REPORTED).expect(says::NO_EXTENSIONS).expect_never(says::AN_OVERLAY);
+}
+
+#[test]
+fn twelve_extensions_keep_their_order() {
+    let names = "lima kilo juliett india hotel golf foxtrot echo delta charlie bravo alfa".split(' ');
+    let extensions: Vec<_> = names.map(Extension::new).collect();
+    let said = with_layouts("twelve", &extensions).root(Root::BusyboxSquashfs).boot().powered_off();
+    for (number, extension) in extensions.iter().enumerate() {
+        said.expect(&says::layer(number, extension.name())).expect(&says::greeting(extension.name()));
+    }
+    said.expect(&says::winner("alfa"));
+}
+
+#[test]
+fn an_ext4_base() {
+    let said = with_layouts("ext4", &hello()).root(Root::BusyboxExt4).boot().powered_off();
+    said.expect(&says::greeting("hello"));
+}
+
+#[test]
+fn debian_on_squashfs_reaches_its_default_target() {
+    let said = with_layouts("debian-squashfs", &hello()).root(Root::DebianSquashfs).boot().powered_off();
+    said.expect(says::DEBIAN).expect(&says::greeting("hello")).expect_never(says::A_FAILED_UNIT);
+}
+
+#[test]
+fn debian_on_ext4_reaches_its_default_target() {
+    let machine = with_layouts("debian-ext4", &hello()).kernel(Kernel::V6_12);
+    let said = machine.root(Root::DebianExt4).boot().powered_off();
+    said.expect(says::DEBIAN).expect(&says::greeting("hello")).expect_never(says::A_FAILED_UNIT);
+}
+
+#[test]
+fn an_extension_that_breaks_a_rule_is_refused() {
+    let evil = [Extension::new("evil").file("usr/local/share/open", 0o666, "anyone may write here\n")];
+    let said = with_layouts("rule", &evil).root(Root::BusyboxSquashfs).boot().powered_off();
+    said.expect(says::RULE_BROKEN).expect(says::REPORTED).expect_never(says::AN_EXTENSION);
+}
+
+#[test]
+fn a_blob_whose_digest_does_not_match_is_refused() {
+    let altered = [Extension::new("altered").with_altered_blobs()];
+    let said = with_layouts("digest", &altered).root(Root::BusyboxSquashfs).boot().powered_off();
+    said.expect(says::DIGEST_MISMATCH).expect(says::REPORTED).expect_never(says::AN_EXTENSION);
+}
+
+#[test]
+fn an_extension_that_may_be_skipped_is_skipped() {
+    let extensions = [Extension::new("hello"), Extension::new("altered").with_altered_blobs()];
+    let yaml = "version: v1alpha1\nmachine:\n  install:\n    extensions:\n      - image: oci:/extensions/altered\n        \
+                onFailure: skip\n      - image: oci:/extensions/hello\n";
+    let machine = with_layouts("skip", &extensions).config(yaml).root(Root::BusyboxSquashfs);
+    let said = machine.boot().powered_off();
+    said.expect(says::SKIPPED).expect(&says::greeting("hello")).expect_never(&says::greeting("altered"));
+}
+
+#[test]
+fn a_registry_that_is_down_leaves_the_base() {
+    let registry = Registry::start("down");
+    let machine = with_registry("down", &registry, &hello()).append("ip=dhcp");
+    drop(registry);
+    let said = machine.boot().powered_off();
+    said.expect(says::REGISTRY_DOWN).expect(says::REPORTED).expect(says::NO_EXTENSIONS);
+}
+
+#[test]
+fn a_wrong_password_leaves_the_base_and_stays_secret() {
+    let registry = Registry::start("password");
+    let yaml = config(&[registry.push(&hello()[0])], &registry.config_with_wrong_password());
+    let machine = with_registry("password", &registry, &[]).config(&yaml).append("ip=dhcp");
+    let said = machine.boot().powered_off();
+    said.expect(says::WRONG_PASSWORD).expect(says::NO_EXTENSIONS).expect_never("battery staple");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place() {
+    let yaml = "version: v1alpha1\nmachine:\n  install:\n    extensions:\n      - { image: \"oci:/a\", onfailure: skip }\n";
+    let machine = Machine::new("unknown-key").config(yaml).root(Root::BusyboxSquashfs);
+    let said = machine.boot().powered_off();
+    said.expect(says::UNKNOWN_KEY).expect(says::REPORTED).expect(says::NO_EXTENSIONS);
+}
+
+#[test]
+fn a_root_device_that_never_appears_is_named() {
+    let machine = with_layouts("no-root", &hello()).append("root=/dev/vdz ro rd.timeout=5");
+    machine.boot().restarted().expect(says::MISSING_ROOT).expect_never("Kernel panic");
+}
+
+#[test]
+fn a_missing_init_is_noticed_before_the_hand_off() {
+    let machine = with_layouts("no-init", &hello()).root(Root::BusyboxSquashfs).append("init=/sbin/nothing");
+    machine.boot().restarted().expect(says::MISSING_INIT).expect_never("Kernel panic");
+}
