@@ -1,0 +1,61 @@
+# What people and CI call. `make deps build check test demo` on a fresh Debian 12.
+
+# An explicit target keeps the static flags away from build scripts and macros.
+TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RUSTFLAGS_VARIABLE := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS
+PLYWOOD := build/plywood
+# In bytes.
+MAX_SIZE := 6291456
+CARGO_DENY_VERSION := 0.20.2
+
+PACKAGES := gcc libc6-dev ca-certificates \
+	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
+	docker-registry skopeo umoci apache2-utils \
+	squashfs-tools e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
+
+.PHONY: help deps build check test assets demo demo-shell clean
+
+help:
+	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
+	@echo 'make build       the static binary, $(PLYWOOD)'
+	@echo 'make check       format, lints, unit tests, licences'
+	@echo 'make test        all tests, the ones in virtual machines too'
+	@echo 'make demo        boot a virtual machine with an extension and show what came of it'
+	@echo 'make demo-shell  the same, and stay in a shell there'
+
+deps:
+	@sh qemu-tests/assets/deps.sh $(PACKAGES)
+
+build:
+	$(RUSTFLAGS_VARIABLE)='-C target-feature=+crt-static' cargo build --release --locked --target $(TARGET)
+	@mkdir -p build
+	@install -m 0755 $(TARGET_DIR)/$(TARGET)/release/plywood $(PLYWOOD)
+	@size=$$(wc -c <$(PLYWOOD)); \
+	echo "$(PLYWOOD): $$size bytes, $$(grep -c '^name = ' Cargo.lock) packages in Cargo.lock"; \
+	if [ $$size -gt $(MAX_SIZE) ]; then echo "error: $(PLYWOOD) is larger than $(MAX_SIZE) bytes" >&2; exit 1; fi
+
+build/tools/bin/cargo-deny:
+	cargo install --locked --root build/tools --version $(CARGO_DENY_VERSION) cargo-deny
+
+check: build/tools/bin/cargo-deny
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --lib --bins
+	build/tools/bin/cargo-deny --locked check licenses bans sources
+
+assets: build
+	@qemu-tests/assets/make
+
+test: assets
+	cargo test --locked --workspace
+
+demo: assets
+	@sh qemu-tests/demo
+
+demo-shell: assets
+	@sh qemu-tests/demo --shell
+
+clean:
+	rm -rf build
+	cargo clean
