@@ -1,1 +1,316 @@
+//! From a reference to verified content: registries, image layouts, archives.
+//!
+//! In: an [`ImageSource`] and a [`Machine`]. Out: [`Resolved`], which knows
+//! the image from its small documents, and [`Image`], whose changesets are all
+//! at hand: in the store, or in place in a layout or archive. Invariants: from
+//! [`Resolved`] on only digests count; registry content has a name in the
+//! store only after its size and digest matched; content in place is verified
+//! by whoever reads it to its end.
+
+mod archive;
 pub mod directory;
+mod docker_archive;
+mod document;
+mod error;
+mod layout;
+mod progress;
+mod registry;
+
+use std::time::Duration;
+
+pub use archive::ArchiveError;
+pub use error::{Attempt, Cause, FetchError};
+pub use progress::{Event, Progress, Silent};
+pub use registry::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
+
+use crate::oci::registries::Secret;
+use crate::oci::{Compression, Digest, ImageSource, Platform, Registries, chain_id};
+use crate::store::{Blob, Store};
+use document::{Chosen, Described};
+
+/// What fetching needs to know of the machine it runs on.
+pub struct Machine<'a> {
+    pub store: &'a Store,
+    pub registries: &'a Registries,
+    pub platform: Platform,
+    pub network: Network,
+    pub progress: &'a dyn Progress,
+}
+
+/// How to reach registries.
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    pub timeouts: Timeouts,
+    pub roots: Roots,
+    /// Never taken from the environment.
+    pub proxy: Option<Proxy>,
+}
+
+/// How long to wait for what.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// For a name to resolve, and then for a connection with TLS.
+    pub connect: Duration,
+    /// From a request to the end of the answer's headers.
+    pub first_byte: Duration,
+    /// For the next byte of a body. A body of less than 1 KiB/s over twice
+    /// this time counts as idle too.
+    pub idle: Duration,
+    /// For all of one `resolve` or one `fetch`.
+    pub total: Duration,
+    /// Before the second attempt; doubles with each further one.
+    pub backoff: Duration,
+    /// Longest pause, and the longest `Retry-After` that is waited for.
+    pub longest_pause: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            total: Duration::from_secs(20 * 60),
+            backoff: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Whom to trust where the configuration names no CA for a host.
+#[derive(Clone, Debug, Default)]
+pub enum Roots {
+    /// Mozilla's root certificates, compiled in.
+    #[default]
+    WebPki,
+    /// PEM certificates.
+    Pem(String),
+}
+
+/// A CONNECT proxy.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// `http://[user:password@]host[:port]`
+    pub url: Secret,
+    /// Host names that are reached without it, and with a leading dot whole
+    /// domains.
+    pub except: Vec<String>,
+}
+
+/// Fetches images. Keeps connections and tokens between calls.
+pub struct Fetcher<'a> {
+    store: &'a Store,
+    platform: Platform,
+    client: registry::Client<'a>,
+}
+
+/// An image of which all documents are known and stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    source: ImageSource,
+    digest: Digest,
+    chain_id: Digest,
+    documents: Vec<Digest>,
+    changesets: Vec<Described>,
+}
+
+/// An image of which every changeset is at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    source: ImageSource,
+    digest: Digest,
+    chain_id: Digest,
+    changesets: Vec<Changeset>,
+}
+
+/// One of the tars that an image is a stack of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changeset {
+    blob: Blob,
+    diff_id: Digest,
+    compression: Compression,
+}
+
+impl<'a> Fetcher<'a> {
+    pub fn new(machine: Machine<'a>) -> Self {
+        let Machine { store, registries, platform, network, progress } = machine;
+        Self { store, platform, client: registry::Client::new(registries, network, progress) }
+    }
+
+    /// Finds out which image this is, from small documents only, and stores
+    /// these. A tag is resolved once; from then on only digests count. A
+    /// digest whose documents are stored is resolved without network.
+    pub fn resolve(&self, source: &ImageSource) -> Result<Resolved, FetchError> {
+        let failed = FetchError::of(source);
+        if let ImageSource::Registry(reference) = source
+            && let Some(digest) = reference.digest()
+            && let Some(resolved) = resolve_stored(self.store, &self.platform, source, digest)?
+        {
+            return Ok(resolved);
+        }
+        let chosen = self.choose(source).map_err(failed)?;
+        document::keep(self.store, &chosen.documents).map_err(failed)?;
+        Resolved::new(source, chosen).map_err(failed)
+    }
+
+    fn choose(&self, source: &ImageSource) -> Result<Chosen, Cause> {
+        match source {
+            ImageSource::Registry(reference) => {
+                self.client.pull(reference).resolve(self.store, &self.platform)
+            }
+            ImageSource::OciLayout { directory, name } => {
+                layout::resolve(&layout::Directory::open(directory)?, name.as_deref(), &self.platform)
+            }
+            ImageSource::OciArchive { file, name } => {
+                layout::resolve(&archive::Archive::open(file)?, name.as_deref(), &self.platform)
+            }
+            ImageSource::DockerArchive { file, name } => {
+                docker_archive::resolve(file, name.as_deref(), &self.platform)
+            }
+            ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
+            ImageSource::Directory(_) => Err(Cause::Transport("dir")),
+        }
+    }
+
+    /// Makes every changeset available: downloads what the store lacks of a
+    /// registry's image, finds the changesets of a layout or archive in place.
+    pub fn fetch(&self, resolved: Resolved) -> Result<Image, FetchError> {
+        let blobs = self.locate(&resolved).map_err(FetchError::of(&resolved.source))?;
+        Ok(resolved.into_image(blobs))
+    }
+
+    /// One blob for each changeset, in order.
+    fn locate(&self, resolved: &Resolved) -> Result<Vec<Blob>, Cause> {
+        let wanted: Vec<_> = resolved.changesets.iter().map(|changeset| &changeset.blob).collect();
+        match &resolved.source {
+            ImageSource::Registry(reference) => {
+                self.client.pull(reference).download(self.store, &resolved.source, &wanted)
+            }
+            ImageSource::OciLayout { directory, .. } => {
+                layout::locate(&layout::Directory::open(directory)?, &wanted)
+            }
+            ImageSource::OciArchive { file, .. } => layout::locate(&archive::Archive::open(file)?, &wanted),
+            ImageSource::DockerArchive { file, name } => {
+                docker_archive::locate(file, name.as_deref(), &wanted)
+            }
+            ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
+            ImageSource::Directory(_) => Err(Cause::Transport("dir")),
+        }
+    }
+}
+
+/// The image whose manifest, or index, has this digest, if its documents are
+/// stored. Touches nothing but the store; `source` is where its changesets
+/// would be fetched from.
+pub fn resolve_stored(
+    store: &Store,
+    platform: &Platform,
+    source: &ImageSource,
+    digest: &Digest,
+) -> Result<Option<Resolved>, FetchError> {
+    let failed = FetchError::of(source);
+    let Some(bytes) = document::stored(store, digest).map_err(failed)? else { return Ok(None) };
+    let mut top = document::describe(&bytes, &document::announced_by(&bytes));
+    top.digest = *digest;
+    match document::choose(store, platform, top) {
+        Ok(chosen) => Resolved::new(source, chosen).map(Some).map_err(failed),
+        Err(Cause::NotStored { .. }) => Ok(None),
+        Err(cause) => Err(failed(cause)),
+    }
+}
+
+impl Resolved {
+    fn new(source: &ImageSource, chosen: Chosen) -> Result<Self, Cause> {
+        let Chosen { documents, manifest, changesets } = chosen;
+        let diff_ids: Vec<_> = changesets.iter().map(|changeset| changeset.diff_id).collect();
+        let empty = || crate::oci::DocumentError::Shape("no changesets");
+        let chain_id =
+            chain_id(&diff_ids).ok_or_else(|| Cause::Document { digest: manifest, source: empty() })?;
+        let documents = documents.iter().map(|(descriptor, _)| descriptor.digest).collect();
+        Ok(Self { source: source.clone(), digest: manifest, chain_id, documents, changesets })
+    }
+
+    fn into_image(self, blobs: Vec<Blob>) -> Image {
+        let changesets = self
+            .changesets
+            .iter()
+            .zip(blobs)
+            .map(|(described, blob)| Changeset {
+                blob,
+                diff_id: described.diff_id,
+                compression: described.compression,
+            })
+            .collect();
+        Image { source: self.source, digest: self.digest, chain_id: self.chain_id, changesets }
+    }
+
+    pub fn source(&self) -> &ImageSource {
+        &self.source
+    }
+
+    /// The digest of the manifest. A Docker archive has none of its own; its
+    /// digest is that of an OCI manifest made from its image config and
+    /// changesets, the same for the same content.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The digest of the whole stack of plain tars (image-spec, config.md,
+    /// "Layer ChainID").
+    pub fn chain_id(&self) -> &Digest {
+        &self.chain_id
+    }
+
+    /// The stored documents that make the image known: what the reference
+    /// named comes first, then indexes and the manifest, then the image
+    /// config. Garbage collection has to keep them all.
+    pub fn documents(&self) -> &[Digest] {
+        &self.documents
+    }
+
+    /// The digests of the packed changesets, lowest first.
+    pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.changesets.iter().map(|changeset| &changeset.blob.digest)
+    }
+
+    /// Bytes of all packed changesets.
+    pub fn size(&self) -> u64 {
+        self.changesets.iter().map(|changeset| changeset.blob.size).sum()
+    }
+}
+
+impl Image {
+    pub fn source(&self) -> &ImageSource {
+        &self.source
+    }
+
+    /// The digest of the manifest, as [`Resolved::digest`].
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub fn chain_id(&self) -> &Digest {
+        &self.chain_id
+    }
+
+    /// Lowest first; never empty.
+    pub fn changesets(&self) -> &[Changeset] {
+        &self.changesets
+    }
+}
+
+impl Changeset {
+    /// The packed tar.
+    pub fn blob(&self) -> &Blob {
+        &self.blob
+    }
+
+    /// The digest of the plain tar.
+    pub fn diff_id(&self) -> &Digest {
+        &self.diff_id
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+}

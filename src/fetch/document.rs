@@ -1,0 +1,260 @@
+//! From a descriptor to one platform's manifest and image config, whatever
+//! the transport.
+//!
+//! In: a [`Documents`] that hands out documents by descriptor. Out: [`Chosen`].
+//! Invariant: every document was compared with the digest that led to it, the
+//! depth of indexes is bounded, and no digest is looked at twice.
+
+use std::collections::HashSet;
+
+use super::error::Cause;
+use crate::oci::manifest::{INDEX, Kind, MANIFEST, MAX_DOCUMENT};
+use crate::oci::{
+    Compression, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Mismatch,
+    Platform,
+};
+use crate::store::Store;
+
+/// Most indexes on the way to a manifest.
+const MAX_DEPTH: usize = 3;
+/// Most documents looked at in search of a manifest.
+const MAX_VISITED: usize = 64;
+/// Most bytes of all packed changesets of an image.
+const MAX_IMAGE: u64 = 16 << 30;
+
+/// Where manifests, indexes and image configs come from.
+pub(super) trait Documents {
+    /// The whole document, verified against `wanted`.
+    fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause>;
+}
+
+/// A changeset as its manifest and image config describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Described {
+    pub blob: Descriptor,
+    pub diff_id: Digest,
+    pub compression: Compression,
+}
+
+/// One platform's image.
+pub(super) struct Chosen {
+    /// Every index on the way, the manifest and the image config, in the
+    /// order in which they were read.
+    pub documents: Vec<(Descriptor, Vec<u8>)>,
+    pub manifest: Digest,
+    /// Lowest first; never empty.
+    pub changesets: Vec<Described>,
+}
+
+/// Follows `top` down to the image for `platform`.
+pub(super) fn choose(
+    documents: &dyn Documents,
+    platform: &Platform,
+    top: Descriptor,
+) -> Result<Chosen, Cause> {
+    let mut search = Search { documents, platform, visited: HashSet::new(), read: Vec::new() };
+    let (digest, manifest) = search.visit(top, 0)?;
+    let changesets = search.describe(digest, &manifest)?;
+    Ok(Chosen { documents: search.read, manifest: digest, changesets })
+}
+
+struct Search<'a> {
+    documents: &'a dyn Documents,
+    platform: &'a Platform,
+    visited: HashSet<Digest>,
+    /// All that was read. Where an index led nowhere it is kept too, because
+    /// the same search comes by it again.
+    read: Vec<(Descriptor, Vec<u8>)>,
+}
+
+impl Search<'_> {
+    /// Looks at a document below `depth` indexes.
+    fn visit(&mut self, wanted: Descriptor, depth: usize) -> Result<(Digest, Manifest), Cause> {
+        let digest = wanted.digest;
+        self.visited.insert(digest);
+        if self.visited.len() > MAX_VISITED {
+            return Err(Cause::Sprawling(MAX_VISITED));
+        }
+        let bytes = self.documents.document(&wanted)?;
+        let document = Document::parse(&bytes, &wanted.media_type)
+            .map_err(|source| Cause::Document { digest, source })?;
+        self.read.push((wanted, bytes));
+        match document {
+            Document::Manifest(manifest) => Ok((digest, manifest)),
+            Document::Index(_) if depth == MAX_DEPTH => Err(Cause::Nesting(MAX_DEPTH)),
+            Document::Index(index) => self.visit_index(&index, digest, depth + 1),
+        }
+    }
+
+    /// Takes the first entry that leads to an image. An index inside may turn
+    /// out to have none for this platform; then the next entry counts.
+    fn visit_index(
+        &mut self,
+        index: &Index,
+        digest: Digest,
+        depth: usize,
+    ) -> Result<(Digest, Manifest), Cause> {
+        let select = index.select(self.platform);
+        let entries = select.map_err(|source| Cause::Document { digest, source })?;
+        let mut none_fits = None;
+        for entry in entries {
+            if self.visited.contains(&entry.digest) {
+                continue;
+            }
+            match self.visit(entry.clone(), depth) {
+                Err(cause @ Cause::Document { source: DocumentError::Platform { .. }, .. }) => {
+                    none_fits = Some(cause);
+                }
+                result => return result,
+            }
+        }
+        let source = DocumentError::Shape("only entries that were looked at before");
+        Err(none_fits.unwrap_or(Cause::Document { digest, source }))
+    }
+
+    /// Reads the image config and pairs each changeset with its diff ID.
+    fn describe(&mut self, digest: Digest, manifest: &Manifest) -> Result<Vec<Described>, Cause> {
+        if let Some(media_type) = squashfs_artifact(manifest) {
+            return Err(Cause::SquashfsArtifact { media_type });
+        }
+        let compressions = manifest.compressions().map_err(|source| Cause::Document { digest, source })?;
+        let wanted = &manifest.config;
+        if wanted.kind() != Kind::Config {
+            return Err(Cause::NotAnImage { media_type: wanted.media_type.clone() });
+        }
+        check_size(manifest)?;
+        let bytes = self.documents.document(wanted)?;
+        let config = ImageConfig::parse(&bytes)
+            .and_then(|config| config.check(manifest.layers.len(), self.platform).map(|()| config))
+            .map_err(|source| Cause::ImageConfig { digest: wanted.digest, source })?;
+        self.read.push((wanted.clone(), bytes));
+        let parts = manifest.layers.iter().zip(config.diff_ids).zip(compressions);
+        Ok(parts
+            .map(|((blob, diff_id), compression)| Described { blob: blob.clone(), diff_id, compression })
+            .collect())
+    }
+}
+
+fn check_size(manifest: &Manifest) -> Result<(), Cause> {
+    let bytes = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+    if bytes > MAX_IMAGE {
+        return Err(Cause::ImageSize { bytes, limit: MAX_IMAGE });
+    }
+    Ok(())
+}
+
+/// The media type of a manifest's only blob if that is a squashfs, as pushed
+/// by general artifact tools: by its type or by the file name it was given.
+fn squashfs_artifact(manifest: &Manifest) -> Option<String> {
+    let [blob] = manifest.layers.as_slice() else { return None };
+    let title = blob.annotations.get("org.opencontainers.image.title").map_or("", String::as_str);
+    let named = [".raw", ".squashfs", ".sqfs", ".sqsh"].iter().any(|suffix| title.ends_with(suffix));
+    let typed = ["squashfs", "sysext"].iter().any(|word| blob.media_type.contains(word));
+    (blob.kind() == Kind::Other && (named || typed)).then(|| blob.media_type.clone())
+}
+
+/// The media type of a document that arrived without one: its own word, else
+/// what its shape allows.
+pub(super) fn announced_by(bytes: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Outline {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Outline { media_type: Some(media_type), .. }) => media_type,
+        Ok(Outline { manifests: Some(_), .. }) => INDEX.into(),
+        _ => MANIFEST.into(),
+    }
+}
+
+/// A descriptor for bytes at hand.
+pub(super) fn describe(bytes: &[u8], media_type: &str) -> Descriptor {
+    Descriptor {
+        media_type: media_type.into(),
+        digest: Digest::sha256(bytes),
+        size: bytes.len() as u64,
+        platform: None,
+        annotations: Default::default(),
+    }
+}
+
+/// Checks a document's size before it is read.
+pub(super) fn check_limit(wanted: &Descriptor) -> Result<(), Cause> {
+    if wanted.size > MAX_DOCUMENT {
+        return Err(Cause::DocumentSize { digest: wanted.digest, size: wanted.size, limit: MAX_DOCUMENT });
+    }
+    Ok(())
+}
+
+/// Compares a document with its descriptor.
+pub(super) fn check(bytes: &[u8], wanted: &Descriptor) -> Result<(), Mismatch> {
+    let (digest, expected, actual) = (wanted.digest, wanted.size, bytes.len() as u64);
+    if actual < expected {
+        return Err(Mismatch::Short { digest, expected, actual });
+    }
+    if actual > expected {
+        return Err(Mismatch::Long { digest, expected });
+    }
+    check_digest(bytes, &digest)
+}
+
+pub(super) fn check_digest(bytes: &[u8], expected: &Digest) -> Result<(), Mismatch> {
+    let mut hasher = crate::oci::Hasher::new(expected.algorithm());
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    if actual != *expected {
+        return Err(Mismatch::Digest { expected: *expected, actual });
+    }
+    Ok(())
+}
+
+/// The mismatch that a verifying reader put somewhere into an error's chain.
+pub(super) fn mismatch(error: &(dyn std::error::Error + 'static)) -> Option<Mismatch> {
+    match error.downcast_ref() {
+        Some(&Mismatch::Digest { expected, actual }) => return Some(Mismatch::Digest { expected, actual }),
+        Some(&Mismatch::Short { digest, expected, actual }) => {
+            return Some(Mismatch::Short { digest, expected, actual });
+        }
+        Some(&Mismatch::Long { digest, expected }) => return Some(Mismatch::Long { digest, expected }),
+        None => {}
+    }
+    // An I/O error's `source` passes over the error that it wraps.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match inner {
+        Some(inner) => mismatch(inner),
+        None => error.source().and_then(mismatch),
+    }
+}
+
+/// Keeps documents, so that the image is known later without its transport.
+pub(super) fn keep(store: &Store, documents: &[(Descriptor, Vec<u8>)]) -> Result<(), Cause> {
+    for (descriptor, bytes) in documents {
+        if stored(store, &descriptor.digest)?.is_none() {
+            store.put_blob(descriptor, bytes.as_slice()).map_err(Cause::Store)?;
+        }
+    }
+    Ok(())
+}
+
+/// The stored document with this digest, its size bounded and its content
+/// verified once more. A damaged one counts as missing, so that it is fetched
+/// again.
+pub(super) fn stored(store: &Store, digest: &Digest) -> Result<Option<Vec<u8>>, Cause> {
+    let Some(blob) = store.blob(digest) else { return Ok(None) };
+    if blob.size() > MAX_DOCUMENT {
+        return Err(Cause::DocumentSize { digest: *digest, size: blob.size(), limit: MAX_DOCUMENT });
+    }
+    match blob.read() {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if mismatch(&error).is_some() => Ok(None),
+        Err(error) => Err(Cause::Store(error)),
+    }
+}
+
+impl Documents for Store {
+    fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
+        stored(self, &wanted.digest)?.ok_or(Cause::NotStored { digest: wanted.digest })
+    }
+}

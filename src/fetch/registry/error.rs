@@ -1,0 +1,319 @@
+//! Why one endpoint did not deliver, and whether asking again may help.
+//!
+//! In: answers and failures of servers. Out: [`EndpointError`], whose texts
+//! name causes in words. Invariant: server text is bounded and escaped, URLs
+//! come without userinfo and query.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use ureq::http::StatusCode;
+
+use crate::oci::{DocumentError, Mismatch};
+use crate::text::Escaped;
+
+/// Most bytes read of the body of an error answer.
+const MAX_ERROR_BODY: u64 = 16 * 1024;
+
+/// What went wrong with one endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("the connection failed")]
+    Connection(#[source] io::Error),
+    #[error("its host name was not found")]
+    HostNotFound,
+    #[error("TLS failed, {0}")]
+    Tls(TlsProblem),
+    #[error("timeout while {0}")]
+    Timeout(&'static str),
+    #[error("the time for the whole pull is used up")]
+    Deadline,
+    #[error("less than 1 KiB/s arrives")]
+    TooSlow,
+    #[error("the content ends after {actual} of {expected} bytes")]
+    Short { expected: u64, actual: u64 },
+    #[error("it answers outside HTTP: {}", Escaped::new(.0))]
+    Protocol(String),
+    #[error("not authorized{0}")]
+    Unauthorized(Detail),
+    #[error("access denied{0}")]
+    Denied(Detail),
+    #[error("not found{0}")]
+    NotFound(Detail),
+    #[error("it is not able to answer now: {status}{detail}")]
+    Busy { status: StatusCode, retry_after: Option<Duration>, detail: Detail },
+    #[error("it answers {status}{detail}")]
+    Status { status: StatusCode, detail: Detail },
+    #[error("the redirect to {to} is refused: {why}")]
+    Redirect { to: String, why: RedirectRefusal },
+    #[error("the token server {realm} is refused: {why}")]
+    Realm { realm: String, why: RealmRefusal },
+    #[error("the token server {realm} gave no token: {problem}")]
+    Token { realm: String, problem: String },
+    #[error("the answer is longer than {limit} bytes")]
+    TooLong { limit: u64 },
+    #[error("it answers a request for a range with another range")]
+    Range,
+    #[error("what it delivers is not what was asked for")]
+    Content(#[source] Mismatch),
+    #[error("what it delivers is no document of an image")]
+    Document(#[source] DocumentError),
+    #[error("it says `{}` where the index says `{}`", Escaped::new(.said), Escaped::new(.expected))]
+    ContentType { said: String, expected: String },
+    #[error("TLS settings are configured for its host, but its URL says http")]
+    TlsForHttp,
+    #[error("the proxy's URL cannot be used")]
+    Proxy,
+    #[error("stopped, because another part of the image failed")]
+    Stopped,
+}
+
+/// Why a TLS connection did not come about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsProblem {
+    #[error("its certificate is not accepted: {0}")]
+    Certificate(String),
+    #[error("it does not speak TLS on this port")]
+    NotTls,
+    #[error("it says: {0}")]
+    Other(String),
+    #[error("the configured CA has no usable certificate")]
+    Ca,
+    #[error("the configured client identity is of no use: {0}")]
+    ClientIdentity(&'static str),
+}
+
+/// Why a redirect is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedirectRefusal {
+    #[error("there were too many before")]
+    TooMany,
+    #[error("it leads from https to http")]
+    Downgrade,
+    #[error("it is not a plain http or https URL")]
+    Location,
+}
+
+/// Why a token server is not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RealmRefusal {
+    #[error("it is not a plain http or https URL")]
+    Url,
+    #[error("it is not https")]
+    Http,
+    #[error("its address is local and not that of the endpoint")]
+    Local,
+}
+
+/// What a registry says in its own words (distribution-spec, "Error codes"),
+/// printed after a colon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail(String);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", Escaped::new(&self.0))
+    }
+}
+
+impl Detail {
+    /// Reads the first errors of an error answer; nothing if it has none.
+    pub(super) fn read(body: impl Read) -> Self {
+        let mut bytes = Vec::new();
+        // What cannot be read cannot be shown; the status remains.
+        let _ = body.take(MAX_ERROR_BODY).read_to_end(&mut bytes);
+        Self::parse(&bytes)
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Errors {
+            errors: Vec<One>,
+        }
+        #[derive(serde::Deserialize)]
+        struct One {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+        }
+        let Ok(Errors { errors }) = serde_json::from_slice(bytes) else { return Self::default() };
+        let shown = errors.iter().take(3).map(|error| match error.message.as_str() {
+            "" => error.code.clone(),
+            message => format!("{}, {message}", error.code),
+        });
+        Self(shown.collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// Whether to ask the same endpoint again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    Never,
+    /// After at least this long.
+    After(Duration),
+}
+
+impl EndpointError {
+    /// An endpoint that wants a longer pause than `longest` is given up.
+    pub(super) fn again(&self, longest: Duration) -> Again {
+        match self {
+            Self::Busy { retry_after: Some(pause), .. } if *pause > longest => Again::Never,
+            Self::Busy { retry_after, .. } => Again::After(retry_after.unwrap_or_default()),
+            Self::Connection(_)
+            | Self::HostNotFound
+            | Self::Timeout(_)
+            | Self::TooSlow
+            | Self::Short { .. }
+            | Self::Range => Again::After(Duration::ZERO),
+            _ => Again::Never,
+        }
+    }
+
+    /// Why `ureq` did not get an answer.
+    pub(super) fn from_ureq(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::Io(error) => Self::from_io(error),
+            ureq::Error::Timeout(phase) => Self::Timeout(doing(phase)),
+            ureq::Error::HostNotFound => Self::HostNotFound,
+            ureq::Error::Rustls(error) => Self::Tls(TlsProblem::from_text(&error.to_string())),
+            ureq::Error::Tls(text) => Self::Tls(TlsProblem::from_text(text)),
+            ureq::Error::ConnectProxyFailed(text) => Self::Protocol(format!("the proxy says {text}")),
+            ureq::Error::ConnectionFailed => Self::Connection(io::ErrorKind::NotConnected.into()),
+            ureq::Error::Protocol(error) => Self::Protocol(error.to_string()),
+            ureq::Error::LargeResponseHeader(_, limit) => Self::TooLong { limit: limit as u64 },
+            // Its other texts may hold whole URLs.
+            _ => Self::Protocol("the request could not be made".into()),
+        }
+    }
+
+    /// Why reading failed: `ureq` and `rustls` put their errors into those of
+    /// I/O.
+    pub(super) fn from_io(error: io::Error) -> Self {
+        match error.downcast::<ureq::Error>() {
+            Ok(error) => Self::from_ureq(error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                let text = if text.is_empty() { error.to_string() } else { text };
+                Self::Tls(TlsProblem::from_text(&text))
+            }
+            Err(error) => Self::Connection(error),
+        }
+    }
+}
+
+fn doing(phase: ureq::Timeout) -> &'static str {
+    match phase {
+        ureq::Timeout::Resolve => "looking up its host name",
+        ureq::Timeout::Connect => "connecting",
+        ureq::Timeout::RecvResponse => "waiting for its answer",
+        ureq::Timeout::PerRead | ureq::Timeout::RecvBody => "waiting for the next byte",
+        _ => "sending the request",
+    }
+}
+
+impl TlsProblem {
+    /// Sorts the texts of `rustls`, whose error type is not at hand.
+    fn from_text(text: &str) -> Self {
+        let shown = || Escaped::new(text).to_string();
+        match text.split_once("invalid peer certificate: ") {
+            Some((_, problem)) => Self::Certificate(certificate_problem(problem)),
+            None if text.contains("InvalidContentType") => Self::NotTls,
+            None => Self::Other(shown()),
+        }
+    }
+}
+
+fn certificate_problem(text: &str) -> String {
+    let words = [
+        ("UnknownIssuer", "no known CA issued it"),
+        ("BadSignature", "the known CA of that name did not sign it"),
+        ("Expired", "it has expired"),
+        ("certificate expired", "it has expired"),
+        ("NotValidYet", "it is not valid yet; is the clock right?"),
+        ("certificate not valid yet", "it is not valid yet; is the clock right?"),
+        ("NotValidForName", "it is for another host"),
+    ];
+    match words.iter().find(|(start, _)| text.starts_with(start)) {
+        Some((_, words)) => (*words).into(),
+        None => Escaped::new(text).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_speaks_in_bounded_escaped_words() {
+        let errors = |code: &str, message: &str| {
+            serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string()
+        };
+        for (body, shown) in [
+            (errors("MANIFEST_UNKNOWN", "no such tag"), ": MANIFEST_UNKNOWN, no such tag"),
+            (errors("DENIED", ""), ": DENIED"),
+            (errors("X", "\u{1b}[2J"), ": X, \\x1b[2J"),
+            (r#"{"errors":[]}"#.into(), ""),
+            ("<html>".into(), ""),
+            (String::new(), ""),
+        ] {
+            assert_eq!(Detail::parse(body.as_bytes()).to_string(), shown);
+        }
+        assert!(Detail::parse(errors("X", &"y".repeat(100_000)).as_bytes()).to_string().len() < 2000);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let longest = Duration::from_secs(60);
+        let busy = |seconds| EndpointError::Busy {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after: Some(Duration::from_secs(seconds)),
+            detail: Detail::default(),
+        };
+        for (error, again) in [
+            (busy(2), Again::After(Duration::from_secs(2))),
+            (busy(60), Again::After(longest)),
+            (busy(61), Again::Never),
+            (EndpointError::HostNotFound, Again::After(Duration::ZERO)),
+            (EndpointError::Short { expected: 2, actual: 1 }, Again::After(Duration::ZERO)),
+            (EndpointError::NotFound(Detail::default()), Again::Never),
+            (EndpointError::Unauthorized(Detail::default()), Again::Never),
+            (EndpointError::Tls(TlsProblem::NotTls), Again::Never),
+            (EndpointError::Deadline, Again::Never),
+        ] {
+            assert_eq!(error.again(longest), again, "{error}");
+        }
+    }
+
+    #[test]
+    fn tls_problems_are_told_in_words() {
+        for (text, words) in [
+            (
+                "invalid peer certificate: UnknownIssuer",
+                "its certificate is not accepted: no known CA issued it",
+            ),
+            (
+                "invalid peer certificate: certificate not valid yet: verification time 0 (UNIX), but …",
+                "its certificate is not accepted: it is not valid yet; is the clock right?",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verification time 9 (UNIX), but …",
+                "its certificate is not accepted: it has expired",
+            ),
+            (
+                "invalid peer certificate: certificate not valid for name \"a\"",
+                "its certificate is not accepted: certificate not valid for name \"a\"",
+            ),
+            ("received corrupt message of type InvalidContentType", "it does not speak TLS on this port"),
+            ("received fatal alert: BadCertificate", "it says: received fatal alert: BadCertificate"),
+            ("peer is \x1b", "it says: peer is \\x1b"),
+        ] {
+            assert_eq!(TlsProblem::from_text(text).to_string(), words);
+        }
+    }
+}

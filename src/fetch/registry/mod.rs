@@ -1,0 +1,64 @@
+//! The registry client (distribution-spec, "Pulling manifests" and "Pulling
+//! blobs") and its token flow.
+//!
+//! In: a reference and the endpoints that the configuration gives for its
+//! registry. Out: verified documents, and blobs in the store. Invariants:
+//! credentials go to the endpoint they are configured for and to its token
+//! server, nowhere else; what an endpoint says about digests is never
+//! believed; everything read is bounded in bytes and in time.
+
+mod auth;
+mod download;
+mod error;
+mod http;
+mod pull;
+mod retry;
+mod tls;
+mod token;
+mod url;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
+
+use super::{Network, Progress};
+use crate::oci::Reference;
+use crate::oci::registries::{Registries, Secret};
+use pull::Pull;
+
+/// Connections, tokens and settings, shared by all pulls of a process.
+pub(super) struct Client<'a> {
+    registries: &'a Registries,
+    network: Network,
+    progress: &'a dyn Progress,
+    /// By `host[:port]`, because TLS settings are bound to that.
+    agents: Mutex<HashMap<String, ureq::Agent>>,
+    /// `Authorization` values that worked, by endpoint and repository.
+    authorizations: Mutex<HashMap<(String, String), Secret>>,
+    /// Token servers that were reported.
+    reported: Mutex<HashSet<String>>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(registries: &'a Registries, network: Network, progress: &'a dyn Progress) -> Self {
+        Self {
+            registries,
+            network,
+            progress,
+            agents: Mutex::default(),
+            authorizations: Mutex::default(),
+            reported: Mutex::default(),
+        }
+    }
+
+    /// Starts the clock of one `resolve` or `fetch`.
+    pub(super) fn pull<'p>(&'p self, reference: &'p Reference) -> Pull<'p> {
+        Pull::new(self, reference)
+    }
+}
+
+/// Locks what stays whole even if a thread panicked meanwhile.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
