@@ -1,0 +1,438 @@
+//! What the registry client does when registries, token servers and networks
+//! misbehave. Every server is on loopback; every fetch leaves a clean store.
+
+mod auth;
+mod fixture;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use fixture::{Bench, LAYER_SIZE, Registry};
+use plywood::oci::manifest::{INDEX, MANIFEST};
+use server::{Fault, Framing, Reply, Request, Server, nobody};
+
+/// How a reply is made worse: from the request, whether it is for a
+/// changeset, and the good reply.
+type Worsen = fn(&Request, bool, Reply) -> Reply;
+
+/// A server for one image with two changesets.
+fn serve(worsen: Worsen) -> Server {
+    let registry = Registry::with_image(2);
+    Server::start(move |request| {
+        let layer = registry.is_layer(request);
+        worsen(request, layer, registry.answer(request))
+    })
+}
+
+fn good() -> Server {
+    serve(|_, _, reply| reply)
+}
+
+/// What may happen on the way to a good end.
+const PASSING: &[(&str, Worsen)] = &[
+    ("no fault", |_, _, reply| reply),
+    ("503 three times", |request, _, reply| match request.nth {
+        0..3 => Reply::new(503, ""),
+        _ => reply,
+    }),
+    ("429 with Retry-After in seconds", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => Reply::new(429, "").with("Retry-After", "1"),
+        _ => reply,
+    }),
+    ("429 with Retry-After as a date", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => Reply::new(429, "")
+            .with("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .with("Retry-After", "Sun, 06 Nov 1994 08:49:38 GMT"),
+        _ => reply,
+    }),
+    ("a reset before the first byte", |request, _, reply| match request.nth {
+        0 => reply.failing(Fault::Reset(0)),
+        _ => reply,
+    }),
+    ("a reset at each tenth of a blob", |_, layer, reply| match layer {
+        true => reply.failing(Fault::Reset(LAYER_SIZE / 10)),
+        false => reply,
+    }),
+    ("truncated bodies", |_, layer, reply| match layer {
+        true => reply.failing(Fault::Cut(LAYER_SIZE / 3)),
+        false => reply,
+    }),
+    ("a manifest cut off once", |request, layer, reply| match (layer, request.nth) {
+        (false, 0) => reply.failing(Fault::Cut(50)),
+        _ => reply,
+    }),
+    ("a body longer than the blob", |_, layer, mut reply| {
+        if layer {
+            reply.body.extend(b"excess");
+        }
+        reply
+    }),
+    ("a Content-Length that is too long", |_, layer, reply| match layer {
+        true => reply.framed(Framing::Length(100)),
+        false => reply,
+    }),
+    ("a Content-Length that is too short once", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => reply.framed(Framing::Length(-100)),
+        _ => reply,
+    }),
+    ("no Content-Length", |_, _, reply| reply.framed(Framing::UntilClose)),
+    ("no Content-Length and a cut", |request, layer, reply| {
+        let reply = reply.framed(Framing::UntilClose);
+        if layer && request.nth == 0 { reply.failing(Fault::Cut(100)) } else { reply }
+    }),
+    ("chunks", |_, _, reply| reply.framed(Framing::Chunked)),
+    ("chunks that end early", |request, layer, reply| {
+        let reply = reply.framed(Framing::Chunked);
+        if layer && request.nth == 0 { reply.failing(Fault::Cut(5000)) } else { reply }
+    }),
+    ("the whole blob in answer to a range", |request, layer, reply| {
+        match (layer, request.nth, request.header("range")) {
+            (true, 0, _) => reply.failing(Fault::Reset(5000)),
+            (true, _, Some(_)) => {
+                let registry = Registry::with_image(2);
+                registry.answer(&Request { headers: Default::default(), ..request.clone() })
+            }
+            _ => reply,
+        }
+    }),
+    ("another range than was asked for", |request, layer, reply| {
+        match (layer, request.nth, request.header("range")) {
+            (true, 0, _) => reply.failing(Fault::Reset(5000)),
+            (true, _, Some(_)) => reply.with("Content-Range", "bytes 0-39999/40000"),
+            _ => reply,
+        }
+    }),
+    ("no ranges at all", |request, layer, reply| match (layer, request.nth, request.header("range")) {
+        (true, 0, _) => reply.failing(Fault::Reset(5000)),
+        (true, _, Some(_)) => Reply::new(416, ""),
+        _ => reply,
+    }),
+    ("headers that stall once", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => reply.failing(Fault::StallHeaders),
+        _ => reply,
+    }),
+    ("a body that stalls", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => reply.failing(Fault::Stall(5000)),
+        _ => reply,
+    }),
+    ("a Docker-Content-Digest that lies", |_, _, reply| {
+        reply.with("Docker-Content-Digest", &format!("sha256:{}", "0".repeat(64)))
+    }),
+    ("no Content-Type", |_, _, reply| reply.without("Content-Type")),
+    ("a Content-Encoding that is none", |_, _, reply| reply.with("Content-Encoding", "gzip")),
+    ("a redirect to a sibling", |request, layer, reply| match (layer, request.nth) {
+        (true, 0) => Reply::new(307, "").with("Location", &request.path),
+        _ => reply,
+    }),
+];
+
+#[test]
+fn a_fetch_survives_what_passes() {
+    for (name, worsen) in PASSING {
+        let server = serve(*worsen);
+        let bench = Bench::new(&[server.url()]);
+        let image = bench.fetch(":v1").unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(image.changesets().len(), 2, "{name}");
+        for changeset in image.changesets() {
+            assert_eq!(changeset.blob().read().unwrap().len(), LAYER_SIZE, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_download_goes_on_where_it_was() {
+    let server = serve(|_, layer, reply| match layer {
+        true => reply.failing(Fault::Reset(LAYER_SIZE / 4)),
+        false => reply,
+    });
+    let image = Bench::new(&[server.url()]).fetch(":v1").unwrap();
+    let blob = image.changesets()[0].blob().digest().to_string();
+    let requests = server.requests().into_iter().filter(|request| request.path.ends_with(&blob));
+    let ranges: Vec<_> = requests.map(|request| request.header("range").map(str::to_string)).collect();
+    let expected = [None, Some("bytes=10000-"), Some("bytes=20000-"), Some("bytes=30000-")];
+    assert_eq!(ranges.iter().map(Option::as_deref).collect::<Vec<_>>(), expected);
+}
+
+/// Name, fault, what the message says, most requests for one thing.
+const LASTING: &[(&str, Worsen, &str, usize)] = &[
+    (
+        "404",
+        |_, _, _| Reply::new(404, r#"{"errors":[{"code":"NAME_UNKNOWN","message":"\u001b[2J"}]}"#),
+        r": not found: NAME_UNKNOWN, \x1b[2J",
+        1,
+    ),
+    ("404 for a blob", |_, layer, reply| if layer { Reply::new(404, "") } else { reply }, "not found", 1),
+    ("403", |_, _, _| Reply::new(403, "<html>"), ": access denied", 1),
+    ("418", |_, _, _| Reply::new(418, ""), "418", 1),
+    ("502 as HTML for ever", |_, _, _| Reply::new(502, "<html>"), "502", 5),
+    ("429 with an endless pause", |_, _, _| Reply::new(429, "").with("Retry-After", "99999"), "429", 1),
+    ("a corrupt manifest", |_, _, reply| Reply { body: b"{".to_vec(), ..reply }, "no document", 1),
+    (
+        "HTML for a manifest",
+        |_, _, reply| reply.with("Content-Type", "text/html"),
+        "`text/html` is not a manifest",
+        1,
+    ),
+    ("a Content-Type of another kind", |_, _, reply| reply.with("Content-Type", INDEX), "announced as", 1),
+    (
+        "a corrupt blob",
+        |_, layer, mut reply| {
+            if layer {
+                reply.body[7] ^= 1;
+            }
+            reply
+        },
+        "not what was asked for: content expected to have digest",
+        1,
+    ),
+    (
+        "an endless manifest",
+        |_, _, reply| reply.framed(Framing::Chunked).failing(Fault::Endless(8 << 20)),
+        "longer than 4194304",
+        1,
+    ),
+    (
+        "a redirect in a circle",
+        |request, _, _| Reply::new(302, "").with("Location", &request.path),
+        "too many before",
+        6,
+    ),
+    (
+        "a redirect to a file",
+        |_, _, _| Reply::new(302, "").with("Location", "file:///etc/shadow"),
+        "not a plain http",
+        1,
+    ),
+    ("a redirect to nowhere", |_, _, _| Reply::new(302, ""), "not a plain http", 1),
+    (
+        "1000 headers",
+        |_, _, reply| (0..1000).fold(reply, |reply, number| reply.with(&format!("X-{number}"), "x")),
+        "too many headers",
+        1,
+    ),
+    (
+        "headers of 80 KiB",
+        |_, _, reply| reply.with("X-A", &"x".repeat(40_000)).with("X-B", &"x".repeat(40_000)),
+        "longer than 65536",
+        1,
+    ),
+    (
+        "resets for ever",
+        |_, layer, reply| if layer { reply.failing(Fault::Reset(0)) } else { reply },
+        "the connection failed",
+        25,
+    ),
+    (
+        "a stall for ever",
+        |_, layer, reply| if layer { reply.failing(Fault::Stall(0)) } else { reply },
+        "",
+        25,
+    ),
+];
+
+#[test]
+fn what_does_not_pass_ends_with_its_cause() {
+    for (name, worsen, says, most) in LASTING {
+        let server = serve(*worsen);
+        let mut bench = Bench::new(&[server.url()]);
+        bench.network.timeouts.total = Duration::from_secs(8);
+        let started = Instant::now();
+        let error = bench.fetch(":v1").err().unwrap_or_else(|| panic!("{name}: fetched"));
+        assert!(
+            error.starts_with("cannot fetch registry.test/tools:v1: no endpoint delivered"),
+            "{name}: {error}"
+        );
+        assert!(error.contains(says), "{name}: {error}");
+        assert!(started.elapsed() < Duration::from_secs(12), "{name}: {:?}", started.elapsed());
+        for request in server.requests() {
+            assert!(request.nth < *most, "{name}: {} asked {} times", request.path, request.nth + 1);
+        }
+    }
+}
+
+#[test]
+fn a_server_without_tls_is_named_so() {
+    let server = good();
+    let bench = Bench::new(&[server.url().replace("http:", "https:")]);
+    let error = bench.fetch(":v1").unwrap_err();
+    assert!(error.contains("it does not speak TLS on this port"), "{error}");
+}
+
+/// What a mirror may do before its upstream is asked.
+const MIRROR_FAULTS: &[(&str, Worsen)] = &[
+    ("404", |_, _, _| Reply::new(404, "")),
+    ("404 for blobs", |_, layer, reply| if layer { Reply::new(404, "") } else { reply }),
+    ("500", |_, _, _| Reply::new(500, "")),
+    ("401", |_, _, _| Reply::new(401, "")),
+    ("an endless pause", |_, _, _| Reply::new(429, "").with("Retry-After", "99999")),
+    ("a slow mirror", |_, _, reply| reply.failing(Fault::StallHeaders)),
+    ("a byte now and then", |_, layer, reply| match layer {
+        true => reply.failing(Fault::Drip(50)),
+        false => reply,
+    }),
+    ("HTML", |_, _, reply| reply.with("Content-Type", "text/html")),
+    ("corrupt blobs", |_, layer, mut reply| {
+        if layer {
+            reply.body[7] ^= 1;
+        }
+        reply
+    }),
+    ("half a blob", |_, layer, reply| match layer {
+        true => Reply { body: reply.body[..5000].to_vec(), ..reply },
+        false => reply,
+    }),
+];
+
+#[test]
+fn another_endpoint_helps_out() {
+    for (name, worsen) in MIRROR_FAULTS {
+        let (mirror, upstream) = (serve(*worsen), good());
+        let bench = Bench::new(&[mirror.url(), upstream.url()]);
+        bench.fetch(":v1").unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(bench.saw("Failed"), "{name}");
+    }
+    let upstream = good();
+    let bench = Bench::new(&[format!("http://{}", nobody()), upstream.url()]);
+    bench.fetch(":v1").unwrap();
+}
+
+#[test]
+fn when_all_fail_each_is_listed_with_its_cause() {
+    let (missing, denied) = (serve(|_, _, _| Reply::new(404, "")), serve(|_, _, _| Reply::new(403, "")));
+    let down = format!("http://{}", nobody());
+    let error = Bench::new(&[down.clone(), missing.url(), denied.url()]).fetch(":v1").unwrap_err();
+    for part in [
+        format!("{down}/v2: the connection failed: "),
+        format!("{}/v2: not found", missing.url()),
+        format!("{}/v2: access denied", denied.url()),
+    ] {
+        assert!(error.contains(&part), "{error}");
+    }
+}
+
+#[test]
+fn a_mirror_is_told_the_registry_and_the_repository() {
+    let server = good();
+    Bench::new(&[server.url()]).fetch(":v1").unwrap();
+    for request in server.requests() {
+        assert!(request.path.starts_with("/v2/tools/"), "{}", request.path);
+        assert_eq!(request.query, "ns=registry.test");
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+    }
+}
+
+#[test]
+fn what_is_stored_is_never_asked_for() {
+    let server = good();
+    let bench = Bench::new(&[server.url()]);
+    let image = bench.fetch(":v1").unwrap();
+    let before = server.requests().len();
+    assert_eq!(before, 4);
+    let pinned = format!(":v1@{}", image.digest());
+    assert_eq!(bench.fetch(&pinned).unwrap().changesets(), image.changesets());
+    assert_eq!(server.requests().len(), before);
+    // A tag must be asked for, and nothing else.
+    bench.fetch(":v1").unwrap();
+    assert_eq!(server.requests().len(), before + 1);
+    // Nor does it need an endpoint.
+    let mut alone = Bench::new(&[]);
+    alone.store = bench.reopen();
+    assert_eq!(alone.fetch(&pinned).unwrap().changesets(), image.changesets());
+    assert!(alone.fetch(":v1").unwrap_err().contains("no endpoint is configured"));
+    let blob = *image.changesets()[1].blob().digest();
+    bench.store.remove_blob(&blob).unwrap();
+    bench.fetch(&pinned).unwrap();
+    assert_eq!(server.requests().len(), before + 2);
+    assert_eq!(server.count(&blob.to_string()), 2);
+}
+
+#[test]
+fn a_damaged_document_is_fetched_again() {
+    let server = good();
+    let bench = Bench::new(&[server.url()]);
+    let image = bench.fetch(":v1").unwrap();
+    let before = server.requests().len();
+    bench.damage(image.digest());
+    bench.fetch(&format!("@{}", image.digest())).unwrap();
+    assert_eq!(server.requests().len(), before + 1);
+}
+
+#[test]
+fn a_pinned_digest_counts_whatever_the_headers_say() {
+    let mut other = Registry::with_image(1);
+    let wanted = format!("sha256:{}", "ab".repeat(32));
+    let digest = other.tags["v1"].clone();
+    other.tags.insert(wanted.clone(), digest);
+    let claimed = wanted.clone();
+    let server = Server::start(move |request| other.answer(request).with("Docker-Content-Digest", &claimed));
+    let error = Bench::new(&[server.url()]).fetch(&format!("@{wanted}")).unwrap_err();
+    assert!(error.contains(&format!("content expected to have digest {wanted}")), "{error}");
+}
+
+#[test]
+fn a_tag_that_moves_does_not_mix_images() {
+    let (old, mut new) = (Registry::with_image(2), Registry::with_image(1));
+    new.blobs.extend(old.blobs.clone());
+    let digest = old.tags["v1"].clone();
+    let server = Server::start(move |request| match request.nth {
+        0 => old.answer(request),
+        _ => new.answer(request),
+    });
+    let image = Bench::new(&[server.url()]).fetch(":v1").unwrap();
+    assert_eq!(image.digest().to_string(), digest);
+    assert_eq!(server.count("/manifests/v1"), 1);
+}
+
+#[test]
+fn an_index_leads_to_this_platform() {
+    let mut registry = Registry::with_image(2);
+    let amd64 = registry.tags["v1"].clone();
+    let arm64 = registry.add_image("arm64", &[b"other".to_vec()]);
+    let both = registry.add_index(&[(&arm64, MANIFEST, Some("arm64")), (&amd64, MANIFEST, Some("amd64"))]);
+    let only = registry.add_index(&[(&arm64, MANIFEST, Some("arm64"))]);
+    let nested = registry.add_index(&[(&only, INDEX, None), (&both, INDEX, None)]);
+    let deep = (0..3).fold(both.clone(), |inner, _| registry.add_index(&[(&inner, INDEX, None)]));
+    let mislabelled = registry.add_index(&[(&amd64, INDEX, Some("amd64"))]);
+    for (tag, digest, result) in [
+        ("both", both, Ok(())),
+        ("nested", nested, Ok(())),
+        ("only", only, Err("no image for linux/amd64; it has linux/arm64")),
+        ("deep", deep, Err("nested more than 3 deep")),
+        ("mislabelled", mislabelled, Err("where the index says")),
+        ("arm64", arm64, Err("it is for linux/arm64, this machine needs linux/amd64")),
+    ] {
+        registry.tags.insert("tag".into(), digest);
+        let serving = registry.clone();
+        let server = Server::start(move |request| serving.answer(request));
+        let bench = Bench::new(&[server.url()]);
+        match (bench.fetch(":tag"), result) {
+            (Ok(image), Ok(())) => {
+                assert_eq!(image.digest().to_string(), amd64, "{tag}");
+                let index = registry.tags["tag"].clone();
+                let before = server.requests().len();
+                bench.fetch(&format!("@{index}")).unwrap();
+                assert_eq!(server.requests().len(), before, "{tag}: its index is stored");
+            }
+            (Err(error), Err(says)) => assert!(error.contains(says), "{tag}: {error}"),
+            (result, _) => panic!("{tag}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_index_bomb_is_cut_short() {
+    let mut registry = Registry::with_image(1);
+    let leaves: Vec<String> = (0..100)
+        .map(|n| {
+            let arm = registry.add_image("arm64", &[vec![n]]);
+            registry.add_index(&[(&arm, MANIFEST, Some("arm64"))])
+        })
+        .collect();
+    let entries: Vec<_> = leaves.iter().map(|leaf| (leaf.as_str(), INDEX, None)).collect();
+    let bomb = registry.add_index(&entries);
+    registry.tags.insert("bomb".into(), bomb);
+    let server = Server::start(move |request| registry.answer(request));
+    let error = Bench::new(&[server.url()]).fetch(":bomb").unwrap_err();
+    assert!(error.contains("among the first 64 documents"), "{error}");
+    assert!(server.requests().len() <= 64);
+}
