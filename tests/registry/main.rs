@@ -1,0 +1,233 @@
+//! Fetching from Debian's `docker-registry`, filled with images that `umoci`
+//! and `skopeo` made: what real tools write, over real TLS.
+
+mod stage;
+
+use std::io::Read;
+use std::path::Path;
+
+use plywood::fetch::{Fetcher, Image, Machine, Network, Roots, Silent, resolve_stored};
+use plywood::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret, Tls};
+use plywood::oci::{Compression, Digest, ImageSource, Platform, Registries};
+use plywood::store::Store;
+use stage::{Access, Server, certificate, images, openssl_ca};
+
+/// A machine that reaches `registry.test` at one URL.
+struct Bench {
+    registries: Registries,
+    network: Network,
+    store: Store,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(url: &str) -> Self {
+        let endpoint = MirrorEndpoint { url: url.into(), override_path: false };
+        let mut registries = Registries::default();
+        let mirror = Mirror { endpoints: vec![endpoint], skip_fallback: true };
+        registries.mirrors.insert("registry.test".into(), mirror);
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        Self { registries, network: Network::default(), store, _directory: directory }
+    }
+
+    fn with_tls(mut self, authority: &str, tls: Tls) -> Self {
+        self.registries.tls.insert(authority.into(), tls);
+        self
+    }
+
+    fn with_password(mut self, authority: &str, password: &str) -> Self {
+        let password = Secret::new(password.into());
+        let credentials = Credentials::Basic { username: "user".into(), password };
+        self.registries.credentials.insert(authority.into(), credentials);
+        self
+    }
+
+    /// Fetches and checks every changeset; an error comes as its whole chain.
+    fn fetch(&self, image: &str, architecture: &str) -> Result<Image, String> {
+        let fetcher = Fetcher::new(Machine {
+            store: &self.store,
+            registries: &self.registries,
+            platform: Platform::linux(architecture),
+            network: self.network.clone(),
+            progress: &Silent,
+        });
+        let source: ImageSource = image.parse().unwrap();
+        let result = fetcher.resolve(&source).and_then(|resolved| fetcher.fetch(resolved));
+        let image = result.map_err(|error| chain(&error))?;
+        for changeset in image.changesets() {
+            let packed = changeset.blob().read().unwrap();
+            let mut plain = Vec::new();
+            match changeset.compression() {
+                Compression::None => plain = packed,
+                Compression::Gzip => {
+                    flate2::read::MultiGzDecoder::new(&packed[..]).read_to_end(&mut plain).map(drop).unwrap();
+                }
+                Compression::Zstd => panic!("nothing here writes zstd"),
+            }
+            assert_eq!(Digest::sha256(&plain), *changeset.diff_id());
+        }
+        Ok(image)
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn images_of_all_kinds_come_over_plain_http() {
+    let server = Server::start(&Access::Open);
+    let mut chains = Vec::new();
+    for (image, architecture, changesets) in [
+        ("registry.test/tools:amd64", "amd64", 2),
+        ("registry.test/tools:docker", "amd64", 2),
+        ("registry.test/tools:multi", "amd64", 2),
+        ("registry.test/tools:multi", "arm64", 1),
+        ("registry.test/tools:arm64", "arm64", 1),
+    ] {
+        let bench = Bench::new(&server.url("http"));
+        let fetched = bench.fetch(image, architecture).unwrap_or_else(|error| panic!("{image}: {error}"));
+        assert_eq!(fetched.changesets().len(), changesets, "{image}");
+        let source: ImageSource = image.parse().unwrap();
+        let platform = Platform::linux(architecture);
+        let stored = resolve_stored(&bench.store, &platform, &source, fetched.digest()).unwrap().unwrap();
+        assert_eq!(stored.chain_id(), fetched.chain_id(), "{image}");
+        chains.push((architecture, *fetched.chain_id()));
+    }
+    chains.sort();
+    chains.dedup();
+    assert_eq!(chains.len(), 2, "one image for each architecture, however it is packed");
+    let error = Bench::new(&server.url("http")).fetch("registry.test/tools:none", "amd64").unwrap_err();
+    assert!(error.contains("not found: MANIFEST_UNKNOWN"), "{error}");
+}
+
+#[test]
+fn layouts_and_archives_hold_the_same_image() {
+    let images = images();
+    let bench = Bench::new("http://127.0.0.1:1");
+    let mut chains = Vec::new();
+    for image in [
+        format!("oci:{}:amd64", images.layout.display()),
+        format!("oci:{}:multi", images.layout.display()),
+        format!("oci-archive:{}", images.oci_archive.display()),
+        format!("docker-archive:{}", images.docker_archive.display()),
+        format!("docker-archive:{}:registry.test/tools:amd64", images.docker_archive.display()),
+    ] {
+        let fetched = bench.fetch(&image, "amd64").unwrap_or_else(|error| panic!("{image}: {error}"));
+        chains.push(*fetched.chain_id());
+    }
+    chains.dedup();
+    assert_eq!(chains.len(), 1);
+    let error = bench.fetch(&format!("oci:{}", images.layout.display()), "amd64").unwrap_err();
+    assert!(error.contains("name one of amd64, arm64, multi"), "{error}");
+}
+
+#[test]
+fn tls_needs_the_right_ca_host_and_time() {
+    let (ca, other) = (openssl_ca(), openssl_ca());
+    let good = certificate(&ca, "IP:127.0.0.1", 2);
+    let wrong_host = certificate(&ca, "DNS:other.test", 2);
+    let expired = certificate(&ca, "IP:127.0.0.1", -1);
+    for (certificate, trusted, result) in [
+        (&good, Some(&ca), Ok(())),
+        (&good, Some(&other), Err("its certificate is not accepted: no known CA issued it")),
+        (&good, None, Err("its certificate is not accepted: no known CA issued it")),
+        (&wrong_host, Some(&ca), Err("only valid for DnsName(\"other.test\")")),
+        (&expired, Some(&ca), Err("its certificate is not accepted: it has expired")),
+    ] {
+        let server = Server::start(&Access::Tls { certificate, clients: None });
+        let authority = server.authority();
+        let mut bench = Bench::new(&server.url("https"));
+        if let Some(trusted) = trusted {
+            let ca = Some(read(&trusted.certificate));
+            bench = bench.with_tls(&authority, Tls { ca, ..Tls::default() });
+        }
+        match (bench.fetch("registry.test/tools:amd64", "amd64"), result) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(says)) => {
+                assert!(error.contains(says), "{error}")
+            }
+            (result, _) => panic!("{result:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_machines_roots_count_where_no_ca_is_configured() {
+    let ca = openssl_ca();
+    let certificate = certificate(&ca, "IP:127.0.0.1", 2);
+    let server = Server::start(&Access::Tls { certificate: &certificate, clients: None });
+    let mut bench = Bench::new(&server.url("https"));
+    bench.network.roots = Roots::Pem(read(&ca.certificate));
+    bench.fetch("registry.test/tools:amd64", "amd64").unwrap();
+    bench.network.roots = Roots::Pem("no certificate".into());
+    let error = bench.fetch("registry.test/tools:amd64", "amd64").unwrap_err();
+    assert!(error.contains("the configured CA has no usable certificate"), "{error}");
+}
+
+#[test]
+fn verification_is_skipped_only_where_the_configuration_says_so() {
+    let ca = openssl_ca();
+    let certificate = certificate(&ca, "DNS:other.test", 2);
+    let server = Server::start(&Access::Tls { certificate: &certificate, clients: None });
+    let skip = Tls { insecure_skip_verify: true, ..Tls::default() };
+    let elsewhere = Bench::new(&server.url("https")).with_tls("other.test", skip.clone());
+    elsewhere.fetch("registry.test/tools:amd64", "amd64").unwrap_err();
+    let here = Bench::new(&server.url("https")).with_tls(&server.authority(), skip.clone());
+    here.fetch("registry.test/tools:amd64", "amd64").unwrap();
+    let plain = Server::start(&Access::Open);
+    let bench = Bench::new(&plain.url("http")).with_tls(&plain.authority(), skip);
+    let error = bench.fetch("registry.test/tools:amd64", "amd64").unwrap_err();
+    assert!(error.contains("TLS settings are configured for its host, but its URL says http"), "{error}");
+}
+
+#[test]
+fn a_client_identity_must_be_whole_and_known() {
+    let ca = openssl_ca();
+    let certificate_of_server = certificate(&ca, "IP:127.0.0.1", 2);
+    let server = Server::start(&Access::Tls { certificate: &certificate_of_server, clients: Some(&ca) });
+    let (client, other) = (certificate(&ca, "DNS:client.test", 2), certificate(&ca, "DNS:x.test", 2));
+    let sec1 = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n".to_string();
+    for (identity, result) in [
+        (None, Err("")),
+        (Some((read(&client.certificate), read(&client.key))), Ok(())),
+        (Some((read(&client.certificate), read(&other.key))), Err("its key is not that of its certificate")),
+        (Some((read(&client.certificate), sec1)), Err("its key is not one of")),
+        (Some((read(&client.certificate), String::new())), Err("it has no private key")),
+        (Some((String::new(), read(&client.key))), Err("it has no certificate")),
+    ] {
+        let client_identity = identity.map(|(chain, key)| (chain, Secret::new(key)));
+        let tls = Tls { ca: Some(read(&ca.certificate)), client_identity, ..Tls::default() };
+        let bench = Bench::new(&server.url("https")).with_tls(&server.authority(), tls);
+        match (bench.fetch("registry.test/tools:amd64", "amd64"), result) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(says)) => {
+                assert!(error.contains(says), "{error}")
+            }
+            (result, _) => panic!("{result:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_password_is_needed_and_must_be_right() {
+    let server = Server::start(&Access::Password("right"));
+    let bench = || Bench::new(&server.url("http"));
+    let right = bench().with_password(&server.authority(), "right");
+    right.fetch("registry.test/tools:amd64", "amd64").unwrap();
+    for bench in [bench(), bench().with_password(&server.authority(), "wrong")] {
+        let error = bench.fetch("registry.test/tools:amd64", "amd64").unwrap_err();
+        assert!(error.contains("not authorized: UNAUTHORIZED"), "{error}");
+    }
+}
