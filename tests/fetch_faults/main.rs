@@ -3,6 +3,7 @@
 
 mod auth;
 mod fixture;
+mod proxy;
 mod server;
 
 use std::time::{Duration, Instant};
