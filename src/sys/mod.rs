@@ -7,12 +7,14 @@
 pub mod block;
 pub mod deadline;
 pub mod dhcp;
+pub mod directory;
 pub mod kmsg;
 pub mod loopdev;
 pub mod module;
 pub mod mount;
 pub mod net;
 pub mod power;
+mod signal;
 pub mod switch_root;
 mod sysfs;
 pub mod uevent;
