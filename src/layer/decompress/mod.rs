@@ -1,0 +1,137 @@
+//! Changeset blobs decompressed while they are read.
+//!
+//! In: a reader of the blob and the compression that its media type names;
+//! nothing is guessed from the bytes. Out: a reader of the tar. Invariant:
+//! the end of the tar is reported only after every checksum matched and the
+//! blob was read to its own end, so that a verifying reader below has seen
+//! all of it. Each read costs bounded memory: 64 KiB of input, and the
+//! window, which is 32 KiB in gzip and at most 8 MiB in zstd.
+
+mod gzip;
+mod input;
+mod zstd;
+
+use std::io::{self, Read};
+
+use gzip::Gzip;
+use input::Input;
+use zstd::Zstd;
+
+use crate::oci::Compression;
+
+/// Why a blob cannot be decompressed. Places are byte offsets in the blob.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecompressError {
+    #[error("gzip: {problem} at byte {at}")]
+    Gzip { at: u64, problem: GzipProblem },
+    /// `at` is where the frame starts: the library does not say more.
+    #[error("zstd: {problem} in the frame at byte {at}")]
+    Zstd { at: u64, problem: ZstdProblem },
+    #[error("decompressed content is longer than the limit of {limit} bytes")]
+    TooLong { limit: u64 },
+}
+
+/// What is wrong with a gzip file (RFC 1952).
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GzipProblem {
+    #[error("truncated")]
+    Truncated,
+    #[error("no gzip member")]
+    Magic,
+    #[error("unknown compression method or reserved flag")]
+    Header,
+    #[error("header field longer than 64 KiB")]
+    HeaderTooLong,
+    #[error("header checksum mismatch")]
+    HeaderChecksum,
+    #[error("corrupt deflate stream")]
+    Deflate,
+    #[error("checksum mismatch")]
+    Checksum,
+    #[error("length mismatch")]
+    Length,
+}
+
+/// What is wrong with a zstd file (RFC 8878).
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ZstdProblem {
+    #[error("truncated")]
+    Truncated,
+    #[error("no memory for the decoder")]
+    Memory,
+    #[error("window larger than 8 MiB")]
+    Window,
+    #[error("dictionary required")]
+    Dictionary,
+    #[error("checksum mismatch")]
+    Checksum,
+    #[error("no zstd frame")]
+    Magic,
+    /// The library's own words.
+    #[error("{0}")]
+    Frame(&'static str),
+}
+
+impl From<DecompressError> for io::Error {
+    fn from(error: DecompressError) -> Self {
+        let kind = match error {
+            DecompressError::Gzip { problem: GzipProblem::Truncated, .. }
+            | DecompressError::Zstd { problem: ZstdProblem::Truncated, .. } => io::ErrorKind::UnexpectedEof,
+            _ => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Reads what a blob decompresses to. Errors are [`DecompressError`]s inside
+/// [`io::Error`]s, or the blob reader's own.
+pub struct Decompressor<R> {
+    codec: Codec<R>,
+    limit: u64,
+    produced: u64,
+}
+
+enum Codec<R> {
+    None(R),
+    Gzip(Gzip<R>),
+    Zstd(Zstd<R>),
+}
+
+impl<R: Read> Decompressor<R> {
+    /// Fails as soon as more than `limit` bytes come out. Ratios are not
+    /// limited: honest zeros compress as well as a bomb.
+    pub fn new(compression: Compression, blob: R, limit: u64) -> io::Result<Self> {
+        let codec = match compression {
+            Compression::None => Codec::None(blob),
+            Compression::Gzip => Codec::Gzip(Gzip::new(Input::new(blob))),
+            Compression::Zstd => Codec::Zstd(Zstd::new(Input::new(blob))?),
+        };
+        Ok(Self { codec, limit, produced: 0 })
+    }
+
+    /// Bytes that came out so far.
+    pub fn produced(&self) -> u64 {
+        self.produced
+    }
+}
+
+impl<R: Read> Read for Decompressor<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let count = match &mut self.codec {
+            Codec::None(blob) => blob.read(buffer)?,
+            Codec::Gzip(gzip) => gzip.read(buffer)?,
+            Codec::Zstd(zstd) => zstd.read(buffer)?,
+        };
+        self.produced += count as u64;
+        if self.produced > self.limit {
+            return Err(DecompressError::TooLong { limit: self.limit }.into());
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests;
