@@ -1,0 +1,126 @@
+//! One entry: its header with what extensions say.
+//!
+//! In: a parsed header and the extensions before it. Out: an [`Entry`].
+//! Invariant: pax wins over the header for every value, and its size is both
+//! what the data reader gives and what is skipped to the next header.
+
+use super::error::Problem;
+use super::header::Header;
+use super::path::EntryPath;
+use super::pax::Pax;
+use crate::layer::tree::{Attributes, Xattrs};
+
+/// Longest symlink target, in bytes: what Linux can hold.
+const MAX_TARGET: usize = 4095;
+
+/// One entry of an archive, extensions applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where its header starts in the archive, in bytes.
+    pub at: u64,
+    pub path: EntryPath,
+    pub kind: Kind,
+    pub attributes: Attributes,
+    /// From `SCHILY.xattr.*`, `LIBARCHIVE.xattr.*` and `RHT.security.selinux`.
+    pub xattrs: Option<Box<Xattrs>>,
+    /// Bytes of data; 0 for all but files.
+    pub size: u64,
+}
+
+/// What an entry creates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File,
+    /// The target as written: not empty, no control characters.
+    Symlink(Box<[u8]>),
+    HardLink(EntryPath),
+    /// Character or block device.
+    Device,
+    Fifo,
+}
+
+/// Extensions that wait for their entry.
+#[derive(Debug, Default)]
+pub(super) struct Extensions {
+    pub(super) pax: Option<Pax>,
+    /// GNU long name and link.
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) link: Option<Vec<u8>>,
+}
+
+impl Extensions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pax.is_none() && self.name.is_none() && self.link.is_none()
+    }
+}
+
+/// Names the entry as far as that is possible, for messages about it.
+pub(super) fn name(header: &Header, extensions: &Extensions) -> Vec<u8> {
+    let pax = extensions.pax.as_ref().and_then(|pax| pax.path.as_ref());
+    pax.or(extensions.name.as_ref()).unwrap_or(&header.name).clone()
+}
+
+impl Entry {
+    pub(super) fn new(at: u64, header: Header, extensions: Extensions) -> Result<Self, Problem> {
+        let name = name(&header, &extensions);
+        let pax = extensions.pax.unwrap_or_default();
+        let size = pax.size.unwrap_or(header.size);
+        let path = EntryPath::parse(&name).map_err(Problem::Name)?;
+        let is_directory_name = name.ends_with(b"/");
+        let kind = kind(header.typeflag, is_directory_name, pax.link.or(extensions.link), &header.link)?;
+        match kind {
+            Kind::Directory => {}
+            _ if path.is_root() => return Err(Problem::Root),
+            _ if is_directory_name => return Err(Problem::TrailingSlash),
+            _ => {}
+        }
+        if kind != Kind::File && size != 0 {
+            return Err(Problem::UnexpectedData(size));
+        }
+        let attributes = Attributes {
+            mode: header.attributes.mode,
+            uid: pax.uid.unwrap_or(header.attributes.uid),
+            gid: pax.gid.unwrap_or(header.attributes.gid),
+            mtime: pax.mtime.unwrap_or(header.attributes.mtime),
+        };
+        let xattrs = (!pax.xattrs.is_empty()).then(|| Box::new(pax.xattrs));
+        Ok(Self { at, path, kind, attributes, xattrs, size })
+    }
+}
+
+fn kind(
+    typeflag: u8,
+    is_directory_name: bool,
+    long_link: Option<Vec<u8>>,
+    link: &[u8],
+) -> Result<Kind, Problem> {
+    if long_link.is_some() && !matches!(typeflag, b'1' | b'2') {
+        return Err(Problem::DanglingLink);
+    }
+    let link = long_link.as_deref().unwrap_or(link);
+    match typeflag {
+        // V7 has no other mark for directories.
+        0 if is_directory_name => Ok(Kind::Directory),
+        0 | b'0' => Ok(Kind::File),
+        b'1' => hard_link(link),
+        b'2' => symlink(link),
+        b'3' | b'4' => Ok(Kind::Device),
+        b'5' => Ok(Kind::Directory),
+        b'6' => Ok(Kind::Fifo),
+        b'S' => Err(Problem::Sparse),
+        other => Err(Problem::Type(other)),
+    }
+}
+
+fn hard_link(target: &[u8]) -> Result<Kind, Problem> {
+    let target = EntryPath::parse(target).map_err(Problem::LinkTarget)?;
+    if target.is_root() { Err(Problem::Root) } else { Ok(Kind::HardLink(target)) }
+}
+
+fn symlink(target: &[u8]) -> Result<Kind, Problem> {
+    if target.is_empty() || target.len() > MAX_TARGET || target.iter().any(u8::is_ascii_control) {
+        return Err(Problem::SymlinkTarget);
+    }
+    Ok(Kind::Symlink(target.into()))
+}

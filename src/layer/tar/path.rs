@@ -1,0 +1,198 @@
+//! Names of entries, as lists of components.
+//!
+//! In: the bytes of a name. Out: an [`EntryPath`] below the image's root.
+//! Invariant: a path has no `..`, no `.`, no empty component, no control
+//! character, and is bounded; it is never resolved on a file system.
+
+use std::fmt;
+
+use crate::text::Escaped;
+
+/// Longest name in an archive, in bytes (Linux' `PATH_MAX`).
+const MAX_PATH: usize = 4096;
+/// Longest component, in bytes (Linux' `NAME_MAX`).
+const MAX_COMPONENT: usize = 255;
+/// Most components. Whoever walks a tree may therefore recurse.
+const MAX_DEPTH: usize = 128;
+
+/// A path below the image's root: components joined by single slashes, empty
+/// for the root itself. Components are bytes, not text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryPath(Box<[u8]>);
+
+/// Why a name is no path.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PathProblem {
+    #[error("is empty")]
+    Empty,
+    #[error("has an empty component")]
+    EmptyComponent,
+    #[error("contains `..`")]
+    Parent,
+    #[error("has control characters")]
+    Control,
+    #[error("is longer than {MAX_PATH} bytes")]
+    TooLong,
+    #[error("has a component longer than {MAX_COMPONENT} bytes")]
+    ComponentTooLong,
+    #[error("has more than {MAX_DEPTH} components")]
+    TooDeep,
+}
+
+impl EntryPath {
+    /// Reads a name: one leading slash and `.` components do not count, one
+    /// trailing slash is the mark of a directory. Doubled slashes are refused.
+    pub fn parse(name: &[u8]) -> Result<Self, PathProblem> {
+        if name.is_empty() {
+            return Err(PathProblem::Empty);
+        }
+        if name.len() > MAX_PATH {
+            return Err(PathProblem::TooLong);
+        }
+        let relative = name.strip_prefix(b"/").unwrap_or(name);
+        let bare = relative.strip_suffix(b"/").unwrap_or(relative);
+        let mut joined = Vec::with_capacity(bare.len());
+        let mut depth = 0;
+        if !relative.is_empty() {
+            for component in bare.split(|&byte| byte == b'/') {
+                if check_component(component)? == Component::Normal {
+                    joined.extend_from_slice(if depth == 0 { b"" } else { b"/" });
+                    joined.extend_from_slice(component);
+                    depth += 1;
+                }
+            }
+        }
+        if depth > MAX_DEPTH {
+            return Err(PathProblem::TooDeep);
+        }
+        Ok(Self(joined.into()))
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// From the top down; none for the root.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        components(&self.0)
+    }
+
+    /// The directory and the name in it; `None` for the root.
+    pub fn split(&self) -> Option<(&[u8], &[u8])> {
+        split(&self.0)
+    }
+}
+
+/// A joined path's directory and the name in it; `None` for the empty one.
+pub(in crate::layer) fn split(joined: &[u8]) -> Option<(&[u8], &[u8])> {
+    match joined.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => Some((&joined[..slash], &joined[slash + 1..])),
+        None if joined.is_empty() => None,
+        None => Some((b"", joined)),
+    }
+}
+
+/// The components of a joined path; none for the empty one.
+pub(in crate::layer) fn components(joined: &[u8]) -> impl Iterator<Item = &[u8]> {
+    joined.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
+}
+
+#[derive(PartialEq)]
+enum Component {
+    Normal,
+    Current,
+}
+
+fn check_component(component: &[u8]) -> Result<Component, PathProblem> {
+    match component {
+        b"" => Err(PathProblem::EmptyComponent),
+        b"." => Ok(Component::Current),
+        b".." => Err(PathProblem::Parent),
+        _ if component.len() > MAX_COMPONENT => Err(PathProblem::ComponentTooLong),
+        _ if component.iter().any(u8::is_ascii_control) => Err(PathProblem::Control),
+        _ => Ok(Component::Normal),
+    }
+}
+
+impl fmt::Display for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaped::new(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_components_or_are_refused() {
+        use PathProblem::{ComponentTooLong, Control, Empty, EmptyComponent, Parent, TooDeep, TooLong};
+        let (longest, longer) = ("n".repeat(255), "n".repeat(256));
+        let (deepest, deeper) = (["d"; 128].join("/"), ["d"; 129].join("/"));
+        let too_long = "./".repeat(2048) + "x";
+        for (name, expected) in [
+            ("a", Ok("a")),
+            ("a/b", Ok("a/b")),
+            ("a/b/", Ok("a/b")),
+            ("/a/b", Ok("a/b")),
+            ("./a/./b/.", Ok("a/b")),
+            ("/./a", Ok("a")),
+            (".", Ok("")),
+            ("./", Ok("")),
+            ("/", Ok("")),
+            ("/.", Ok("")),
+            ("a b", Ok("a b")),
+            ("a\\b", Ok("a\\b")),
+            ("größe", Ok("größe")),
+            ("...", Ok("...")),
+            ("..a", Ok("..a")),
+            (&longest, Ok(longest.as_str())),
+            (&deepest, Ok(deepest.as_str())),
+            ("", Err(Empty)),
+            ("//", Err(EmptyComponent)),
+            ("//a", Err(EmptyComponent)),
+            ("a//b", Err(EmptyComponent)),
+            ("a//", Err(EmptyComponent)),
+            ("..", Err(Parent)),
+            ("../a", Err(Parent)),
+            ("/..", Err(Parent)),
+            ("a/../b", Err(Parent)),
+            ("a/..", Err(Parent)),
+            ("a\0b", Err(Control)),
+            ("a\nb", Err(Control)),
+            ("a\x1b[31m", Err(Control)),
+            ("a\x7f", Err(Control)),
+            (&longer, Err(ComponentTooLong)),
+            (&deeper, Err(TooDeep)),
+            (&too_long, Err(TooLong)),
+        ] {
+            let path = EntryPath::parse(name.as_bytes());
+            assert_eq!(
+                path.as_ref().map(EntryPath::as_bytes).map_err(|e| *e),
+                expected.map(str::as_bytes),
+                "{name}"
+            );
+        }
+        let bytes = b"not/\xff\xfe/utf-8";
+        assert_eq!(EntryPath::parse(bytes).unwrap().as_bytes(), bytes);
+    }
+
+    #[test]
+    fn paths_split_into_directory_and_name() {
+        for (name, expected) in
+            [("a/b/c", Some((&b"a/b"[..], &b"c"[..]))), ("a", Some((b"", b"a"))), (".", None)]
+        {
+            assert_eq!(EntryPath::parse(name.as_bytes()).unwrap().split(), expected, "{name}");
+        }
+    }
+}
