@@ -91,7 +91,7 @@ fn add(tree: &Tree, writer: &mut Writer) -> Directory {
             }
             Kind::Symlink(target) => Content::Symlink(target.as_slice().into()),
         };
-        directory.insert(name.as_slice().into(), node(item.attributes, &item.xattrs, content));
+        directory.insert(name.as_slice(), node(item.attributes, &item.xattrs, content));
     }
     directory
 }

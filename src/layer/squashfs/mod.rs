@@ -39,6 +39,13 @@ pub use error::WriteError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(u32);
 
+impl FileId {
+    /// Names the file that was added as number `number`, counted from 0.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// How an image is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
