@@ -96,6 +96,14 @@ pub(in crate::layer) fn split(joined: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// The joined path of `path` below a directory. Either may be empty.
+pub(in crate::layer) fn join(directory: &[u8], path: &[u8]) -> Vec<u8> {
+    match (directory, path) {
+        (b"", only) | (only, b"") => only.to_vec(),
+        _ => [directory, b"/", path].concat(),
+    }
+}
+
 /// The components of a joined path; none for the empty one.
 pub(in crate::layer) fn components(joined: &[u8]) -> impl Iterator<Item = &[u8]> {
     joined.split(|&byte| byte == b'/').filter(|component| !component.is_empty())

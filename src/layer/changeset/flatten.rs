@@ -1,0 +1,185 @@
+//! Changesets → one tree (image-spec, layer.md, "Applying Changesets").
+//!
+//! In: indexed changesets, lowest first. Out: the tree as every unpacker
+//! should see it. For each changeset, first what it hides is removed, then
+//! what it has is added; so whiteouts and opaque markers act on lower
+//! changesets only, wherever they stand in their own. Invariant: no symlink
+//! is ever followed.
+//!
+//! containerd resolves a symlink that stands where an entry needs a
+//! directory, inside the root; here such an entry is refused, because no
+//! ordinary builder emits it and everything that escapes from a root needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::elf::ElfMachine;
+use super::index::Index;
+use super::record::{Record, Recorded};
+use super::{FlattenError, ImageTree, KernelModule};
+use crate::layer::rules::Permission;
+use crate::layer::squashfs::FileId;
+use crate::layer::tar::path::{components, join, split};
+use crate::layer::tree::{Content, Directory, Node};
+
+/// Adds the changesets up.
+pub(super) fn flatten(
+    changesets: impl Iterator<Item = Index>,
+    hard_links: Permission,
+) -> Result<ImageTree, FlattenError> {
+    let mut root = Directory::new();
+    let mut modules = BTreeMap::new();
+    for (number, index) in changesets.enumerate() {
+        let mut changeset = Changeset { index, number: u16::try_from(number).unwrap_or(u16::MAX) };
+        changeset.erase(&mut root);
+        root = changeset.merge(root, b"")?;
+        changeset.note_modules(&mut modules);
+        if hard_links == Permission::Allow {
+            changeset.resolve_links(&mut root, &mut modules);
+        }
+    }
+    let modules = modules
+        .into_iter()
+        .filter(|(path, (id, _))| {
+            root.walk(components(path)).is_some_and(|node| node.content == Content::File(*id))
+        })
+        .map(|(path, (_, machine))| KernelModule { path, machine })
+        .collect();
+    Ok(ImageTree { root, modules })
+}
+
+type Modules = BTreeMap<Vec<u8>, (FileId, ElfMachine)>;
+
+struct Changeset {
+    index: Index,
+    number: u16,
+}
+
+impl Changeset {
+    /// Removes what whiteouts and opaque markers hide. One that runs through
+    /// something that is no directory hides nothing.
+    fn erase(&self, root: &mut Directory) {
+        let records = &self.index.records;
+        let mut hidden: BTreeMap<&[u8], BTreeSet<&[u8]>> = BTreeMap::new();
+        for &whiteout in &records.whiteouts {
+            if let Some((directory, name)) = split(records.get(whiteout)) {
+                hidden.entry(directory).or_default().insert(name);
+            }
+        }
+        for (directory, names) in hidden {
+            if let Some(children) = directory_at(root, directory) {
+                children.retain(|name, _| !names.contains(name));
+            }
+        }
+        for &opaque in &records.opaque {
+            if let Some(directory) = directory_at(root, records.get(opaque)) {
+                *directory = Directory::new();
+            }
+        }
+    }
+
+    /// Puts this changeset's children of `path` over those in `lower`. Both
+    /// are sorted. As deep as paths are, which is bounded.
+    fn merge(&mut self, lower: Directory, path: &[u8]) -> Result<Directory, FlattenError> {
+        let upper = self.index.children(path);
+        if upper.is_empty() {
+            return Ok(lower);
+        }
+        let mut merged = Vec::with_capacity(lower.len() + upper.len());
+        let mut lower = lower.into_iter().peekable();
+        for record in upper {
+            let name: Box<[u8]> = self.index.records.get(record.name).into();
+            while let Some(below) = lower.next_if(|(below, _)| *below < name) {
+                merged.push(below);
+            }
+            let below = lower.next_if(|(below, _)| *below == name).map(|(_, node)| node);
+            let node = match record.content.is_directory() {
+                true => self.directory(record, below, &join(path, &name))?,
+                false => self.node(record),
+            };
+            merged.push((name, node));
+        }
+        merged.extend(lower);
+        Ok(merged.into_iter().collect())
+    }
+
+    /// A directory keeps what is below it in lower changesets. One that has
+    /// an entry of its own gets the entry's attributes.
+    fn directory(&mut self, record: Record, below: Option<Node>, path: &[u8]) -> Result<Node, FlattenError> {
+        let mut node = self.node(record);
+        let mut children = Directory::new();
+        if let Some(mut below) = below {
+            match &mut below.content {
+                Content::Directory(held) => {
+                    children = std::mem::take(held);
+                    if record.content == Recorded::Implied {
+                        node = below;
+                    }
+                }
+                _ if record.content == Recorded::Implied => {
+                    let (path, lower, upper) = (path.to_vec(), below.changeset, self.number);
+                    return Err(FlattenError::Parent { path, lower, upper });
+                }
+                _ => {}
+            }
+        }
+        node.content = Content::Directory(self.merge(children, path)?);
+        Ok(node)
+    }
+
+    fn node(&mut self, record: Record) -> Node {
+        let text = |text| self.index.records.get(text).into();
+        let content = match record.content {
+            Recorded::Directory | Recorded::Implied => Content::Directory(Directory::new()),
+            Recorded::File(id) | Recorded::Module(id, _) => Content::File(id),
+            Recorded::Symlink(target) => Content::Symlink(text(target)),
+            Recorded::HardLink(target) => Content::HardLink(text(target)),
+            Recorded::Device => Content::Device,
+            Recorded::Fifo => Content::Fifo,
+        };
+        let xattrs = self.index.records.take_xattrs(record);
+        Node { attributes: record.attributes, changeset: self.number, xattrs, content }
+    }
+
+    fn note_modules(&self, modules: &mut Modules) {
+        for &record in &self.index.records.records {
+            if let Recorded::Module(id, machine) = record.content {
+                modules.insert(self.index.records.path(record), (id, machine));
+            }
+        }
+    }
+
+    /// Turns hard links into second names of the files they link to, in the
+    /// tar's order: what a link names must stand before it, or be lower. One
+    /// that names anything else stays what it is, for the rules to refuse.
+    fn resolve_links(&self, root: &mut Directory, modules: &mut Modules) {
+        let records = &self.index.records;
+        for (at, &record) in records.records.iter().enumerate() {
+            let Recorded::HardLink(target) = record.content else { continue };
+            let target = records.get(target);
+            let is_behind = |(directory, name)| {
+                self.index.find(directory, name).is_some_and(|(found, _)| found as usize >= at)
+            };
+            if split(target).is_none_or(is_behind) {
+                continue;
+            }
+            let Some(file) =
+                root.walk(components(target)).filter(|node| matches!(node.content, Content::File(_)))
+            else {
+                continue;
+            };
+            let file = Node { changeset: self.number, ..file.clone() };
+            let path = records.path(record);
+            if let Some(link) = root.walk_mut(components(&path)) {
+                *link = file;
+            }
+            if let Some(module) = modules.get(target).copied() {
+                modules.insert(path, module);
+            }
+        }
+    }
+}
+
+/// The children of a directory at a joined path; the root's for the empty one.
+fn directory_at<'a>(root: &'a mut Directory, path: &[u8]) -> Option<&'a mut Directory> {
+    if path.is_empty() { Some(root) } else { root.walk_mut(components(path))?.children_mut() }
+}

@@ -1,0 +1,151 @@
+//! One changeset's records, found by path and listed by directory.
+//!
+//! In: records in the order of the tar. Out: lookups, and whether a path of a
+//! lower changeset is certainly hidden. Invariant: every path has one record,
+//! and every directory that a path runs through has one too, an
+//! implied one where no entry described it.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::record::{Inode, Record, Records, Text};
+use super::{ChangesetError, Limits};
+use crate::layer::tar::path::split;
+
+pub(super) struct Index {
+    pub(super) records: Records,
+    /// Indices of records, by directory and name.
+    order: Vec<u32>,
+}
+
+impl Index {
+    /// Fails on paths that have two records, of which one is no directory,
+    /// and on paths that run through something that is no directory.
+    pub(super) fn new(mut records: Records, limits: &mut Limits) -> Result<Self, ChangesetError> {
+        let (mut whiteouts, mut opaque) =
+            (std::mem::take(&mut records.whiteouts), std::mem::take(&mut records.opaque));
+        for paths in [&mut whiteouts, &mut opaque] {
+            paths.sort_unstable_by(|a, b| records.get(*a).cmp(records.get(*b)));
+        }
+        (records.whiteouts, records.opaque) = (whiteouts, opaque);
+        let order = (0..records.records.len() as u32).collect();
+        let mut index = Self { records, order };
+        index.sort();
+        index.drop_repeated()?;
+        for path in index.missing_directories(limits)? {
+            index.order.push(index.records.records.len() as u32);
+            index.records.push(&path, Inode::IMPLIED, limits)?;
+        }
+        index.sort();
+        Ok(index)
+    }
+
+    fn sort(&mut self) {
+        let Self { records, order } = self;
+        order.sort_unstable_by(|&a, &b| {
+            let (left, right) = (records.records[a as usize], records.records[b as usize]);
+            compare(records, left, (records.get(right.directory), records.get(right.name))).then(a.cmp(&b))
+        });
+    }
+
+    /// Of several entries for one directory the last counts. Parsers differ
+    /// on anything else that is there twice.
+    fn drop_repeated(&mut self) -> Result<(), ChangesetError> {
+        let Self { records, order } = self;
+        let mut repeated = None;
+        order.dedup_by(|later, kept| {
+            let (kept_record, record) = (records.records[*kept as usize], records.records[*later as usize]);
+            let name = (records.get(record.directory), records.get(record.name));
+            if compare(records, kept_record, name) != Ordering::Equal {
+                return false;
+            }
+            if !kept_record.content.is_directory() || !record.content.is_directory() {
+                repeated = Some(record);
+            }
+            std::mem::swap(later, kept);
+            true
+        });
+        match repeated {
+            Some(record) => Err(ChangesetError::Repeated { path: records.path(record) }),
+            None => Ok(()),
+        }
+    }
+
+    /// The directories that paths run through without an entry for them.
+    fn missing_directories(&self, limits: &mut Limits) -> Result<BTreeSet<Vec<u8>>, ChangesetError> {
+        let mut missing = BTreeSet::new();
+        let mut last = None;
+        for record in self.ordered(0..self.order.len()) {
+            let mut path = self.records.get(record.directory);
+            if last.replace(path) == Some(path) {
+                continue;
+            }
+            while let Some((directory, name)) = split(path)
+                && !missing.contains(path)
+            {
+                match self.find(directory, name) {
+                    Some((_, parent)) if parent.content.is_directory() => break,
+                    Some(_) => return Err(ChangesetError::Parent { path: self.records.path(record) }),
+                    None => {
+                        limits.take_entry()?;
+                        missing.insert(path.to_vec());
+                        path = directory;
+                    }
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    fn ordered(&self, range: Range<usize>) -> impl Iterator<Item = Record> {
+        self.order[range].iter().map(|&at| self.records.records[at as usize])
+    }
+
+    /// The records in a directory, by name.
+    pub(super) fn children(&self, directory: &[u8]) -> Vec<Record> {
+        let start = self
+            .order
+            .partition_point(|&at| self.records.get(self.records.records[at as usize].directory) < directory);
+        let count = self.order[start..].partition_point(|&at| {
+            self.records.get(self.records.records[at as usize].directory) == directory
+        });
+        self.ordered(start..start + count).collect()
+    }
+
+    /// A path's record and its place in the tar.
+    pub(super) fn find(&self, directory: &[u8], name: &[u8]) -> Option<(u32, Record)> {
+        let found = self.order.binary_search_by(|&at| {
+            compare(&self.records, self.records.records[at as usize], (directory, name))
+        });
+        let at = self.order[found.ok()?];
+        Some((at, self.records.records[at as usize]))
+    }
+
+    /// Whether nothing that lower changesets have at this path, whatever it
+    /// is, can be seen through this one.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        if self.has(&self.records.opaque, b"") {
+            return true;
+        }
+        let mut at = path;
+        while let Some((directory, name)) = split(at) {
+            if self.has(&self.records.whiteouts, at)
+                || (at.len() < path.len() && self.has(&self.records.opaque, at))
+                || self.find(directory, name).is_some_and(|(_, record)| !record.content.is_directory())
+            {
+                return true;
+            }
+            at = directory;
+        }
+        false
+    }
+
+    fn has(&self, sorted: &[Text], path: &[u8]) -> bool {
+        sorted.binary_search_by(|text| self.records.get(*text).cmp(path)).is_ok()
+    }
+}
+
+fn compare(records: &Records, record: Record, (directory, name): (&[u8], &[u8])) -> Ordering {
+    records.get(record.directory).cmp(directory).then_with(|| records.get(record.name).cmp(name))
+}

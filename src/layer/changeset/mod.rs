@@ -1,0 +1,201 @@
+//! An image's changesets: read from the top down, added up from the bottom.
+//!
+//! In: the tars of one image, each once, the top one first, so that content
+//! which an upper changeset certainly hides is never stored. Out: the
+//! contents, one by one through a callback, and afterwards one [`ImageTree`].
+//! Invariant: nothing is kept of a tar but headers, in bounded memory, and
+//! what comes out depends on the tars alone.
+
+mod elf;
+mod flatten;
+mod index;
+mod name;
+mod record;
+
+use std::io::{self, Read};
+
+pub use elf::ElfMachine;
+pub use name::{EmptyWhiteout, EntryName};
+
+use super::rules::Permission;
+use super::squashfs::FileId;
+use super::tar::{Archive, Entry, EntryPath, Kind, TarError};
+use super::tree::Directory;
+use crate::text::Escaped;
+use index::Index;
+use record::{Inode, Recorded, Records};
+
+/// What an image may still cost in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries of all changesets, and directories that they imply.
+    pub entries: u32,
+    /// Bytes of all names, link targets and xattrs.
+    pub names: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries: 200_000, names: 16 * 1024 * 1024 }
+    }
+}
+
+impl Limits {
+    fn take_entry(&mut self) -> Result<(), ChangesetError> {
+        self.entries = self.entries.checked_sub(1).ok_or(ChangesetError::TooManyEntries)?;
+        Ok(())
+    }
+
+    fn take_names(&mut self, bytes: usize) -> Result<(), ChangesetError> {
+        let left = u32::try_from(bytes).ok().and_then(|bytes| self.names.checked_sub(bytes));
+        self.names = left.ok_or(ChangesetError::NamesTooLong)?;
+        Ok(())
+    }
+}
+
+/// Why a changeset is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangesetError {
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    #[error("cannot store the content of `{path}`")]
+    Store { path: EntryPath, source: io::Error },
+    #[error("`{path}` is a whiteout of nothing")]
+    EmptyWhiteout { path: EntryPath },
+    #[error("`{}` is in the changeset more than once", Escaped::new(.path))]
+    Repeated { path: Vec<u8> },
+    #[error("`{}` is below something that is not a directory in the same changeset", Escaped::new(.path))]
+    Parent { path: Vec<u8> },
+    #[error("the image has more entries than the limit allows")]
+    TooManyEntries,
+    #[error("the image has longer names, link targets and xattrs than the limit allows")]
+    NamesTooLong,
+}
+
+/// Why changesets do not add up. They are counted from 0, the lowest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FlattenError {
+    #[error(
+        "changeset {upper} has entries below `{}`, which is not a directory in changeset {lower}",
+        Escaped::new(.path)
+    )]
+    Parent { path: Vec<u8>, lower: u16, upper: u16 },
+}
+
+/// What an image comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ImageTree {
+    /// The children of the image's root. The root's own attributes never
+    /// matter: the image's root is not what is mounted.
+    pub root: Directory,
+    /// Every `*.ko` below `lib/modules` in `rootfs`, sorted by path.
+    pub modules: Vec<KernelModule>,
+}
+
+/// A kernel module in an image. Compressed ones are not looked into.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KernelModule {
+    /// From the image's root, joined by slashes.
+    pub path: Vec<u8>,
+    pub machine: ElfMachine,
+}
+
+/// Stores the content of a regular file: path, size in bytes, content. What
+/// it does not read is skipped.
+pub type StoreFile<'a> = dyn FnMut(&EntryPath, u64, &mut dyn Read) -> io::Result<FileId> + 'a;
+
+/// The changesets of one image read so far.
+pub struct Stack {
+    /// The top one first.
+    changesets: Vec<Index>,
+    limits: Limits,
+    hard_links: Permission,
+}
+
+impl Stack {
+    /// Where hard links are allowed, hidden content is stored too: a link
+    /// in another place may still name it.
+    pub fn new(limits: Limits, hard_links: Permission) -> Self {
+        Self { changesets: Vec::new(), limits, hard_links }
+    }
+
+    /// Reads the next lower changeset to the end of its tar. Entries that
+    /// those above certainly hide are as if they were not there.
+    pub fn read(&mut self, tar: impl Read, store: &mut StoreFile<'_>) -> Result<(), ChangesetError> {
+        let mut reading = Reading { archive: Archive::new(tar), records: Records::default() };
+        while let Some(entry) = reading.archive.next_entry()? {
+            self.limits.take_entry()?;
+            let (records, limits) = (&mut reading.records, &mut self.limits);
+            match EntryName::classify(&entry.path) {
+                Err(EmptyWhiteout) => return Err(ChangesetError::EmptyWhiteout { path: entry.path }),
+                Ok(EntryName::Metadata) => {}
+                Ok(EntryName::Opaque { directory }) => records.opaque(directory, limits)?,
+                Ok(EntryName::Whiteout { target }) => records.whiteout(&target, limits)?,
+                Ok(EntryName::Create) if self.hides(entry.path.as_bytes()) => {}
+                Ok(EntryName::Create) => reading.create(entry, &mut self.limits, store)?,
+            }
+        }
+        self.changesets.push(Index::new(reading.records, &mut self.limits)?);
+        Ok(())
+    }
+
+    fn hides(&self, path: &[u8]) -> bool {
+        self.hard_links == Permission::Refuse && self.changesets.iter().any(|upper| upper.hides(path))
+    }
+
+    /// Adds the changesets up, with exactly the semantics of the image-spec
+    /// (layer.md), except that an entry below something that is not a
+    /// directory by then is refused.
+    pub fn flatten(self) -> Result<ImageTree, FlattenError> {
+        flatten::flatten(self.changesets.into_iter().rev(), self.hard_links)
+    }
+}
+
+/// One changeset being read.
+struct Reading<R> {
+    archive: Archive<R>,
+    records: Records,
+}
+
+impl<R: Read> Reading<R> {
+    fn create(
+        &mut self,
+        entry: Entry,
+        limits: &mut Limits,
+        store: &mut StoreFile<'_>,
+    ) -> Result<(), ChangesetError> {
+        let content = match &entry.kind {
+            Kind::Directory => Recorded::Directory,
+            Kind::File => self
+                .store(&entry, store)
+                .map_err(|source| ChangesetError::Store { path: entry.path.clone(), source })?,
+            Kind::Symlink(target) => Recorded::Symlink(self.records.text(target, limits)?),
+            Kind::HardLink(target) => Recorded::HardLink(self.records.text(target.as_bytes(), limits)?),
+            Kind::Device => Recorded::Device,
+            Kind::Fifo => Recorded::Fifo,
+        };
+        let inode = Inode { attributes: entry.attributes, xattrs: entry.xattrs, content };
+        self.records.push(entry.path.as_bytes(), inode, limits)
+    }
+
+    fn store(&mut self, entry: &Entry, store: &mut StoreFile<'_>) -> io::Result<Recorded> {
+        let mut data = self.archive.data();
+        if !is_kernel_module(&entry.path) {
+            return store(&entry.path, entry.size, &mut data).map(Recorded::File);
+        }
+        let mut head = Vec::new();
+        data.by_ref().take(ElfMachine::HEAD as u64).read_to_end(&mut head)?;
+        let id = store(&entry.path, entry.size, &mut head.chain(data))?;
+        Ok(Recorded::Module(id, ElfMachine::read(&head)))
+    }
+}
+
+/// Whether a path is `rootfs/[usr/]lib/modules/…/*.ko`.
+fn is_kernel_module(path: &EntryPath) -> bool {
+    let path = path.as_bytes();
+    let modules: [&[u8]; 2] = [b"rootfs/usr/lib/modules/", b"rootfs/lib/modules/"];
+    path.ends_with(b".ko") && modules.iter().any(|directory| path.starts_with(directory))
+}
+
+#[cfg(test)]
+mod tests;
