@@ -25,7 +25,7 @@ pub const MAX_REMEMBERED: usize = 256 * 1024;
 const MAX_RECORD: usize = 960;
 
 /// Most records that one message may take: a message is cut, not the log flooded.
-const MAX_RECORDS: usize = 16;
+const MAX_RECORDS: usize = 40;
 
 /// Where lines are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +56,13 @@ pub fn save(path: &Path) -> io::Result<()> {
     fs::write(path, lines)
 }
 
-/// An error and its causes in one line, for a log line about it.
+/// An error and its causes, `subject: place: cause`, for a log line about it.
+/// Some foreign errors repeat their cause in their own text; it is said once.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -137,11 +140,11 @@ impl Logger {
         if state.ratelimit == Ratelimit::Unknown {
             state.ratelimit = lift_ratelimit(&self.devices.ratelimit);
         }
-        for part in records(&escape_controls(message)) {
+        for part in records(message) {
             let record = format!("<{}>plywood: {part}\n", priority(level));
             let written = state.kmsg.as_mut().is_some_and(|kmsg| kmsg.write_all(record.as_bytes()).is_ok());
             if !written {
-                self.show_on_console(level, part);
+                self.show_on_console(level, &part);
             }
         }
     }
@@ -184,7 +187,7 @@ impl Log for Logger {
 impl State {
     fn remember(&mut self, level: Level, message: &str) {
         let now = clock_gettime(ClockId::Boottime);
-        let text: String = records(&escape_controls(message)).concat();
+        let text = records(message).join("\n");
         let (seconds, micros) = (now.tv_sec, now.tv_nsec / 1000);
         let line = format!("[{seconds:5}.{micros:06}] {}{text}\n", prefix(level));
         self.bytes += line.len();
@@ -249,23 +252,34 @@ fn escape_controls(message: &str) -> String {
     line
 }
 
-/// `line` in parts that fit a kernel log record each, cut between characters.
-fn records(line: &str) -> Vec<&str> {
+/// `message` in parts that fit a kernel log record each: its lines, of which
+/// all but the first are indented, cut between characters where too long.
+/// Foreign text has its newlines escaped, so a line is one of our own.
+fn records(message: &str) -> Vec<String> {
     let mut parts = Vec::new();
-    let mut rest = line;
-    while parts.len() < MAX_RECORDS {
-        let mut end = rest.len().min(MAX_RECORD);
-        while !rest.is_char_boundary(end) {
-            end -= 1;
+    for (number, line) in message.split('\n').enumerate() {
+        let indent = if number == 0 { "" } else { "  " };
+        let mut rest = &*format!("{indent}{}", escape_controls(line));
+        loop {
+            let (part, after) = split_at_most(rest, MAX_RECORD);
+            parts.push(part.to_owned());
+            if after.is_empty() {
+                break;
+            }
+            rest = after;
         }
-        let (part, after) = rest.split_at(end);
-        parts.push(part);
-        if after.is_empty() {
-            break;
-        }
-        rest = after;
     }
+    parts.truncate(MAX_RECORDS);
     parts
+}
+
+/// The longest start of `text` of at most `limit` bytes, and the rest.
+fn split_at_most(text: &str, limit: usize) -> (&str, &str) {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.split_at(end)
 }
 
 #[cfg(test)]
@@ -293,7 +307,7 @@ mod tests {
             (Level::Warn, "slow", "<4>plywood: slow\n"),
             (Level::Info, "mounting", "<6>plywood: mounting\n"),
             (Level::Debug, "detail", "<7>plywood: detail\n"),
-            (Level::Info, "a\nb\x1b[1m\0", "<6>plywood: a\\nb\\u{1b}[1m\\u{0}\n"),
+            (Level::Info, "a\nb\x1b[1m\0", "<6>plywood: a\n<6>plywood:   b\\u{1b}[1m\\u{0}\n"),
             (Level::Info, "größe \\x1b", "<6>plywood: größe \\x1b\n"),
             (Level::Info, "", "<6>plywood: \n"),
         ] {
