@@ -252,7 +252,6 @@ fn tree_with_xattrs() -> Tree {
 }
 
 #[test]
-#[ignore = "mounting takes root"]
 fn the_kernel_finds_the_tree_that_was_written() {
     for (seed, (compression, block_size)) in (21..).zip(SETTINGS) {
         let tree = random_tree(seed, block_size);
@@ -271,7 +270,6 @@ fn the_kernel_finds_the_tree_that_was_written() {
 }
 
 #[test]
-#[ignore = "mounting takes root"]
 fn the_kernel_finds_names_in_a_directory_of_100_000() {
     let tree = large_directory();
     let image = write(&tree, default_options());
@@ -286,7 +284,6 @@ fn the_kernel_finds_names_in_a_directory_of_100_000() {
 }
 
 #[test]
-#[ignore = "mounting takes root"]
 fn the_kernel_reads_a_file_larger_than_4_gib() {
     let image = write_sparse();
     let mount = Mount::new(&image);
