@@ -15,10 +15,6 @@ use serde_json::{Value, json};
 use crate::fetch::directory::{self, DirectoryError};
 use crate::oci::{Digest, HashingWriter, Platform, manifest};
 
-/// Annotation that names a manifest inside an index (image-spec,
-/// annotations.md).
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteImageError {
@@ -68,7 +64,7 @@ pub fn write_image(source: &Path, layout: &Path, options: &ImageOptions) -> Resu
     replace(&layout.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let mut entry = descriptor(manifest::MANIFEST, &document);
     entry["platform"] = json!(options.platform);
-    entry["annotations"] = json!({ REF_NAME: options.tag });
+    entry["annotations"] = json!({ manifest::ANNOTATION_REF_NAME: options.tag });
     write_index(&layout.join("index.json"), entry)?;
     Ok(document.digest)
 }
@@ -147,7 +143,8 @@ fn write_index(path: &Path, entry: Value) -> Result<(), WriteImageError> {
         return Err(WriteImageError::Index { path: path.into() });
     };
     let same = |other: &Value| {
-        other["annotations"][REF_NAME] == entry["annotations"][REF_NAME]
+        other["annotations"][manifest::ANNOTATION_REF_NAME]
+            == entry["annotations"][manifest::ANNOTATION_REF_NAME]
             && other["platform"] == entry["platform"]
     };
     manifests.retain(|other| !same(other));
@@ -196,8 +193,12 @@ mod tests {
         }
         let index: Value =
             serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
-        let names: Vec<_> =
-            index["manifests"].as_array().unwrap().iter().map(|m| &m["annotations"][REF_NAME]).collect();
+        let names: Vec<_> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| &m["annotations"][manifest::ANNOTATION_REF_NAME])
+            .collect();
         assert_eq!(names, ["v2", "v1"]);
         fs::write(layout.path().join("index.json"), "[]").unwrap();
         let platform = Platform::linux("amd64");

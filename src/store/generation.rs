@@ -270,6 +270,8 @@ mod tests {
             name: "tools".into(),
             version: "1".into(),
             manifest: String::new(),
+            places: vec![],
+            kernel_release: None,
         };
         let layer = store.commit_layer(staged, LayerKey::of("chain"), record).unwrap();
         let entry = LayerEntry {

@@ -8,11 +8,11 @@ use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Staged, Store, read_json};
+use super::{Staged, Store, read_json, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
 
 /// Version of [`LayerRecord`]; a record of another version is not read.
@@ -53,6 +53,11 @@ pub struct LayerRecord {
     pub version: String,
     /// The extension's `manifest.yaml` as it stands in the image.
     pub manifest: String,
+    /// The allowed paths that it has files in, such as `/usr/local`.
+    pub places: Vec<String>,
+    /// The kernel that its modules are for, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_release: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,6 +122,17 @@ impl Layer {
         let mut checked = VerifyingReader::new(&file, self.record.digest, Some(self.record.size));
         checked.drain().map_err(|source| LayerError::Damaged { key, source })?;
         Ok(file)
+    }
+}
+
+impl Layer {
+    /// Moves the squashfs out of the store, to `path` on the same file system.
+    /// The layer is no longer in the store then.
+    pub fn export(&self, path: &Path) -> Result<(), LayerError> {
+        let io = |source| LayerError::Io { action: "export", key: self.key, source };
+        fs::set_permissions(&self.path, Permissions::from_mode(0o644)).map_err(io)?;
+        fs::rename(&self.path, path).map_err(io)?;
+        sync_parent(path).map_err(io)
     }
 }
 
@@ -191,6 +207,8 @@ mod tests {
             name: "tools".into(),
             version: "1".into(),
             manifest: "version: v1alpha1\n".into(),
+            places: vec!["/usr/local".into()],
+            kernel_release: None,
         };
         let layer = store.commit_layer(staged, LayerKey::of("chain"), record).unwrap();
         (directory, store, layer)

@@ -155,7 +155,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 
 /// Makes a name just given in `path`'s directory survive a crash.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
     File::open(parent)?.sync_all()
 }
 
