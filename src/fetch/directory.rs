@@ -4,12 +4,22 @@
 //! where ustar is too short) whose bytes depend only on names, contents,
 //! symlink targets and permission bits. Symlinks are never followed.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::docker_archive::LAYER;
+use super::document::Chosen;
+use super::error::Cause;
+use super::synthetic;
+use crate::oci::{Descriptor, Platform};
+use crate::store::{Blob, Store};
 
 const BLOCK: usize = 512;
 /// Largest size that eleven octal digits hold.
@@ -24,6 +34,39 @@ pub enum DirectoryError {
     Changed { path: PathBuf },
     #[error("cannot write the archive of {}", .path.display())]
     Write { path: PathBuf, source: io::Error },
+}
+
+/// Packs the directory into the store, as an image of one changeset.
+pub(super) fn resolve(store: &Store, directory: &Path, platform: &Platform) -> Result<Chosen, Cause> {
+    let mut failure = None;
+    let packed = store.import_blob(|out| {
+        write_tar(directory, 0, out).map_err(|error| {
+            failure = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    });
+    let blob = match (packed, failure) {
+        (_, Some(error)) => return Err(Cause::Directory(error)),
+        (Err(error), None) => return Err(Cause::Store(error)),
+        (Ok(blob), None) => blob,
+    };
+    let mut config = json!(platform);
+    config["rootfs"] = json!({ "type": "layers", "diff_ids": [blob.digest()] });
+    let layer = Descriptor {
+        media_type: LAYER.into(),
+        digest: *blob.digest(),
+        size: blob.size(),
+        platform: None,
+        annotations: BTreeMap::new(),
+    };
+    synthetic::image(config.to_string().into_bytes(), &[layer], platform)
+}
+
+/// The changesets that [`resolve`] has put into the store.
+pub(super) fn locate(store: &Store, wanted: &[&Descriptor]) -> Result<Vec<Blob>, Cause> {
+    let stored =
+        |wanted: &&Descriptor| store.blob(&wanted.digest).ok_or(Cause::NotStored { digest: wanted.digest });
+    wanted.iter().map(stored).collect()
 }
 
 /// Writes everything below `directory` as a tar: parents first, names in byte

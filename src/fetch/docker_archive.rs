@@ -10,17 +10,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::archive::Archive;
-use super::document::{self, Chosen, Documents};
+use super::document::Chosen;
 use super::error::Cause;
 use super::layout::{Files, listed};
-use crate::oci::manifest::{CONFIG, LAYER_GZIP, MANIFEST};
-use crate::oci::{Algorithm, Descriptor, Digest, Hasher, Platform};
+use super::synthetic;
+use crate::oci::manifest::LAYER_GZIP;
+use crate::oci::{Algorithm, Descriptor, Hasher, Platform};
 use crate::store::Blob;
 
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// A plain tar.
+pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const FILE: &str = "manifest.json";
 
@@ -34,30 +36,15 @@ struct Saved {
     layers: Vec<String>,
 }
 
-/// The manifest that stands for an image of an archive.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Synthesised<'a> {
-    schema_version: u32,
-    media_type: &'static str,
-    config: &'a Descriptor,
-    layers: &'a [Descriptor],
-}
-
 /// Resolves the image that `RepoTags` calls `name`, or the only one. Reads
 /// every changeset once, to compute its digest.
 pub(super) fn resolve(file: &Path, name: Option<&str>, platform: &Platform) -> Result<Chosen, Cause> {
     let archive = Archive::open(file)?;
     let saved = saved(&archive, name)?;
-    let config_bytes = archive.read(&saved.config)?;
-    let config = document::describe(&config_bytes, CONFIG);
+    let config = archive.read(&saved.config)?;
     let layers: Vec<_> =
         saved.layers.iter().map(|layer| describe(&archive, layer)).collect::<Result<_, _>>()?;
-    let manifest = Synthesised { schema_version: 2, media_type: MANIFEST, config: &config, layers: &layers };
-    let manifest_bytes = serde_json::to_vec(&manifest)
-        .map_err(|_| Cause::Layout { file: FILE.into(), problem: "cannot be put as a manifest" })?;
-    let top = document::describe(&manifest_bytes, MANIFEST);
-    document::choose(&Pair([(top.digest, manifest_bytes), (config.digest, config_bytes)]), platform, top)
+    synthetic::image(config, &layers, platform)
 }
 
 /// Finds changesets that [`resolve`] has found before, in the same order.
@@ -132,16 +119,6 @@ fn describe(archive: &Archive, name: &str) -> Result<Descriptor, Cause> {
         platform: None,
         annotations: Default::default(),
     })
-}
-
-/// Manifest and image config, both in memory.
-struct Pair([(Digest, Vec<u8>); 2]);
-
-impl Documents for Pair {
-    fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
-        let found = self.0.iter().find(|(digest, _)| *digest == wanted.digest);
-        found.map(|(_, bytes)| bytes.clone()).ok_or(Cause::NotStored { digest: wanted.digest })
-    }
 }
 
 #[cfg(test)]

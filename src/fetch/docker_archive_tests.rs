@@ -1,6 +1,7 @@
 use super::*;
 use crate::fetch::archive::tests::entry;
 use crate::oci::Compression;
+use crate::oci::Digest;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::archive::ArchiveError;
+use super::directory::DirectoryError;
 use super::registry::EndpointError;
 use crate::oci::{Digest, DocumentError, ImageConfigError, ImageSource, Mismatch};
 use crate::store::BlobError;
@@ -75,6 +76,8 @@ pub enum Cause {
     Ambiguous { has: String },
     #[error("blob {digest} has {actual} bytes in place of the {expected} that were found before")]
     Changed { digest: Digest, expected: u64, actual: u64 },
+    #[error("cannot pack the directory")]
+    Directory(#[source] DirectoryError),
     #[error("the transport `{0}:` does not hold changesets")]
     Transport(&'static str),
 }

@@ -15,6 +15,7 @@ mod error;
 mod layout;
 mod progress;
 mod registry;
+mod synthetic;
 
 use std::time::Duration;
 
@@ -168,7 +169,7 @@ impl<'a> Fetcher<'a> {
                 docker_archive::resolve(file, name.as_deref(), &self.platform)
             }
             ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
-            ImageSource::Directory(_) => Err(Cause::Transport("dir")),
+            ImageSource::Directory(directory) => directory::resolve(self.store, directory, &self.platform),
         }
     }
 
@@ -194,7 +195,7 @@ impl<'a> Fetcher<'a> {
                 docker_archive::locate(file, name.as_deref(), &wanted)
             }
             ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
-            ImageSource::Directory(_) => Err(Cause::Transport("dir")),
+            ImageSource::Directory(_) => directory::locate(self.store, &wanted),
         }
     }
 }
