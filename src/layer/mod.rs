@@ -6,11 +6,15 @@
 //! passed every rule, and the same image with the same options gives the same
 //! bytes on any machine.
 
+mod build;
 pub mod changeset;
 pub mod decompress;
 pub mod manifest;
+mod places;
 pub mod rules;
 pub mod squashfs;
 pub mod tar;
 pub mod tree;
 pub mod version;
+
+pub use build::{BuildError, Cause, Recipe, Unfit, build, check_fits, manifest_of};

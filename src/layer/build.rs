@@ -1,0 +1,243 @@
+//! One image into one layer.
+//!
+//! In: an image, a recipe, a store. Out: a layer in the store. Each changeset
+//! is read once, from the network's or a file's bytes to blocks of the
+//! squashfs, verified on the way; nothing is extracted. Invariant: the layer
+//! gets its name only after every digest matched and every rule held.
+
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+
+use super::changeset::{ChangesetError, FlattenError, ImageTree, Limits, Stack};
+use super::decompress::Decompressor;
+use super::manifest::{self, Host, Incompatible, Manifest};
+use super::places;
+use super::rules::{self, Rules, RulesHost, Violations};
+use super::squashfs::{self, FileId, WriteError, Writer};
+use super::tar::EntryPath;
+use super::tree::{Attributes, Content, Directory};
+use crate::fetch::{Changeset, Image};
+use crate::oci::{Digest, ImageSource, VerifyingReader};
+use crate::store::{self, Layer, LayerKey, LayerRecord, StagedLayer, Store};
+use crate::text::Escaped;
+use crate::yaml::Problems;
+
+/// Version of the layer format. It changes when the bytes that the same
+/// image gives change, and only then; the CHANGELOG says so.
+const FORMAT_VERSION: u32 = 1;
+
+/// The manifest's name at the image's root.
+const MANIFEST: &[u8] = b"manifest.yaml";
+
+/// The directory of the image that becomes the layer.
+const ROOTFS: &[u8] = b"rootfs";
+
+/// How images become layers on a machine.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub rules: Rules,
+    pub compression: squashfs::Compression,
+    /// Bytes; see [`squashfs::Options`].
+    pub block_size: u32,
+    pub limits: Limits,
+    /// Most bytes of all changesets of an image, uncompressed.
+    pub max_bytes: u64,
+    /// What `compatibility` is matched against.
+    pub host: Host,
+    /// What kernel modules are matched against.
+    pub kernel: RulesHost,
+}
+
+/// Why an image is not a layer. Every variant is about the image.
+#[derive(Debug, thiserror::Error)]
+#[error("{image}")]
+pub struct BuildError {
+    pub image: Box<ImageSource>,
+    pub source: Cause,
+}
+
+/// What is wrong with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error("cannot open changeset {number} ({digest})")]
+    Open { number: usize, digest: Digest, source: io::Error },
+    #[error("changeset {number} ({digest})")]
+    Changeset { number: usize, digest: Digest, source: ChangesetError },
+    #[error("changeset {number} ({digest}) is not what it should be")]
+    Verify { number: usize, digest: Digest, source: io::Error },
+    #[error("the changesets do not add up")]
+    Flatten(#[source] FlattenError),
+    #[error("it breaks the rules for extensions:\n{0}")]
+    Rules(Violations),
+    #[error("its manifest is not usable:\n{0}")]
+    Manifest(Problems),
+    #[error("it does not fit this machine")]
+    Incompatible(#[source] Incompatible),
+    #[error("cannot write its layer")]
+    Write(#[source] WriteError),
+    #[error("cannot keep its layer")]
+    Store(#[source] store::LayerError),
+    #[error("cannot hash its layer")]
+    Hash(#[source] io::Error),
+}
+
+impl Recipe {
+    /// The key of the layer that an image with this chain ID gives.
+    pub fn key(&self, chain_id: &Digest) -> LayerKey {
+        let Self { rules, compression, block_size, .. } = self;
+        LayerKey::of(&format!(
+            "format {FORMAT_VERSION}\nchain {chain_id}\ncompression {compression:?}\nblock {block_size}\n{rules}"
+        ))
+    }
+
+    fn options(&self) -> squashfs::Options {
+        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        squashfs::Options { compression: self.compression, block_size: self.block_size, workers }
+    }
+}
+
+/// Builds `image`'s layer and commits it to `store`.
+pub fn build(image: &Image, recipe: &Recipe, store: &Store) -> Result<Layer, BuildError> {
+    let failed = |source| BuildError { image: Box::new(image.source().clone()), source };
+    let staged = store.stage_layer().map_err(Cause::Store).map_err(failed)?;
+    let built = Builder::open(&staged, recipe).and_then(|builder| builder.build(image)).map_err(failed)?;
+    store.commit_layer(staged, recipe.key(image.chain_id()), built).map_err(Cause::Store).map_err(failed)
+}
+
+/// Why a layer in the store cannot be used on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error("the manifest in its record is not usable:\n{0}")]
+    Manifest(Problems),
+    #[error(transparent)]
+    Incompatible(#[from] Incompatible),
+    #[error("its kernel modules are for {}, this machine runs {kernel}", Escaped::new(.modules))]
+    Kernel { modules: String, kernel: String },
+}
+
+/// Whether a layer that is in the store may be used on this machine, whose
+/// versions may have changed since it was built.
+pub fn check_fits(layer: &Layer, recipe: &Recipe) -> Result<(), Unfit> {
+    manifest_of(layer).map_err(Unfit::Manifest)?.check(&recipe.host)?;
+    match (&layer.record().kernel_release, &recipe.kernel.kernel_release) {
+        (Some(modules), Some(kernel)) if modules != kernel => {
+            Err(Unfit::Kernel { modules: modules.clone(), kernel: kernel.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The manifest of the extension that a layer was built from.
+pub fn manifest_of(layer: &Layer) -> Result<Manifest, Problems> {
+    Manifest::parse("manifest.yaml", layer.record().manifest.as_bytes())
+}
+
+struct Builder<'a> {
+    recipe: &'a Recipe,
+    writer: Writer,
+    /// Contents of `manifest.yaml` at the root of each changeset that has one.
+    manifests: Vec<(FileId, Vec<u8>)>,
+}
+
+impl<'a> Builder<'a> {
+    fn open(staged: &StagedLayer, recipe: &'a Recipe) -> Result<Self, Cause> {
+        let file = staged.file().map_err(Cause::Hash)?;
+        let writer = Writer::new(file, recipe.options()).map_err(Cause::Write)?;
+        Ok(Self { recipe, writer, manifests: Vec::new() })
+    }
+
+    fn build(mut self, image: &Image) -> Result<LayerRecord, Cause> {
+        let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
+        let mut budget = self.recipe.max_bytes;
+        // From the top down, so that what an upper changeset hides is not stored.
+        for (number, changeset) in image.changesets().iter().enumerate().rev() {
+            self.read(number, changeset, &mut stack, &mut budget)?;
+        }
+        let tree = stack.flatten().map_err(Cause::Flatten)?;
+        self.finish(tree)
+    }
+}
+
+impl Builder<'_> {
+    /// Reads one changeset to its end: digest, diff ID and tar are all good
+    /// when this returns.
+    fn read(
+        &mut self,
+        number: usize,
+        changeset: &Changeset,
+        stack: &mut Stack,
+        budget: &mut u64,
+    ) -> Result<(), Cause> {
+        let digest = *changeset.blob().digest();
+        let mut blob = changeset.blob().open().map_err(|source| Cause::Open { number, digest, source })?;
+        let open = |source| Cause::Open { number, digest, source };
+        let plain = Decompressor::new(changeset.compression(), &mut blob, *budget).map_err(open)?;
+        let mut verified = VerifyingReader::new(plain, *changeset.diff_id(), None);
+        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
+        stack
+            .read(&mut verified, &mut |path, size, content| {
+                store_file(writer, manifests, path, (size, content))
+            })
+            .map_err(|source| Cause::Changeset { number, digest, source })?;
+        // A consumer that stops early has verified nothing.
+        let verify = |source| Cause::Verify { number, digest, source };
+        verified.drain().map_err(verify)?;
+        *budget -= verified.seen().min(*budget);
+        drop(verified);
+        blob.drain().map_err(verify)
+    }
+
+    /// Checks the whole, and writes what names the contents.
+    fn finish(self, mut tree: ImageTree) -> Result<LayerRecord, Cause> {
+        rules::check(&mut tree, &self.recipe.rules, &self.recipe.kernel).map_err(Cause::Rules)?;
+        let manifest_bytes = self.manifest_in(&tree.root);
+        let manifest = Manifest::parse("manifest.yaml", &manifest_bytes).map_err(Cause::Manifest)?;
+        manifest.check(&self.recipe.host).map_err(Cause::Incompatible)?;
+        let empty = Directory::new();
+        let rootfs = match tree.root.get(ROOTFS).map(|node| &node.content) {
+            Some(Content::Directory(rootfs)) => rootfs,
+            // The rules have refused everything else.
+            _ => &empty,
+        };
+        let summary = self.writer.finish(rootfs, Attributes::IMPLIED_DIRECTORY).map_err(Cause::Write)?;
+        let digest = store::digest_of(summary.file).map_err(Cause::Hash)?;
+        Ok(LayerRecord {
+            digest,
+            size: summary.bytes,
+            inodes: summary.inodes.into(),
+            name: manifest.name().into(),
+            version: manifest.metadata().version.clone(),
+            manifest: String::from_utf8_lossy(&manifest_bytes).into_owned(),
+            places: places::used(rootfs),
+            kernel_release: places::kernel_release(rootfs),
+        })
+    }
+
+    fn manifest_in(&self, root: &Directory) -> Vec<u8> {
+        let id = match root.get(MANIFEST).map(|node| &node.content) {
+            Some(Content::File(id)) => Some(id),
+            _ => None,
+        };
+        let bytes = self.manifests.iter().find(|(manifest, _)| Some(manifest) == id);
+        bytes.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
+    }
+}
+
+/// Stores one file's content. The manifest is kept in memory: it is not part
+/// of the layer.
+fn store_file(
+    writer: &mut Writer,
+    manifests: &mut Vec<(FileId, Vec<u8>)>,
+    path: &EntryPath,
+    (size, content): (u64, &mut dyn Read),
+) -> io::Result<FileId> {
+    if path.as_bytes() != MANIFEST {
+        return writer.add_file(size, content).map_err(io::Error::other);
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the parser says that it is too much.
+    content.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let id = writer.add_file(0, &mut io::empty()).map_err(io::Error::other)?;
+    manifests.push((id, bytes));
+    Ok(id)
+}
