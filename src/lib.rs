@@ -12,9 +12,9 @@
 //!
 //! | module | owns | may use |
 //! |---|---|---|
-//! | `command` | orchestration, info and warn logging, clock, environment | all |
+//! | [`command`] | orchestration, info and warn logging, clock, environment | all |
 //! | [`config`] | YAML and kernel command line → `Config` | oci |
-//! | `plan` | `Plan`, what has to be done; pure | config, store, oci |
+//! | [`plan`] | [`plan::Plan`], what has to be done; pure | config, store, oci |
 //! | [`fetch`] | reference → verified blobs → `Image` | oci, store |
 //! | [`layer`] | image → one squashfs → `Layer` | fetch, oci, store |
 //! | [`store`] | everything on disk, `Generation` | oci, sys |
@@ -34,10 +34,12 @@
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod error;
 pub mod fetch;
 pub mod layer;
 pub mod mount;
 pub mod oci;
+pub mod plan;
 pub mod store;
 pub mod sys;
 pub mod text;

@@ -1,1 +1,16 @@
-fn main() {}
+//! Chooses the command, runs it, and is the only place that prints an error.
+
+use std::process::ExitCode;
+
+use plywood::{cli, command};
+
+fn main() -> ExitCode {
+    let invocation = cli::parse(std::env::args_os(), std::process::id());
+    match command::run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", error.chain());
+            error.exit_code()
+        }
+    }
+}

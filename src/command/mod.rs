@@ -1,3 +1,53 @@
-//! Orchestration.
+//! The commands: the only orchestration, and the only info and warn logging.
+//!
+//! In: an [`Invocation`]. Out: what the command is for, or one [`Error`].
+//! Clock, environment and kernel command line are read here and passed on.
+//! Each command is the flow of `lib.rs`, cut somewhere.
 
+mod apply;
+pub mod assemble;
+pub mod boot;
 pub mod build;
+mod extensions_yaml;
+mod images;
+mod list;
+pub mod machine;
+mod progress;
+
+use log::LevelFilter;
+
+use crate::cli::{Command, Invocation};
+use crate::error::Error;
+use crate::sys::kmsg::{self, Target};
+
+/// Does what the process was asked to.
+pub fn run(invocation: Invocation) -> Result<(), Error> {
+    let is_init = matches!(&invocation.command, Command::Boot(arguments) if arguments.root.is_none());
+    if !is_init {
+        kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
+    }
+    match &invocation.command {
+        Command::Boot(arguments) => match &arguments.root {
+            Some(root) => boot::hook(root),
+            None => boot::init(),
+        },
+        Command::Apply(arguments) => apply::run(arguments),
+        Command::List(arguments) => list::run(arguments),
+        Command::Pull(arguments) => images::pull(arguments),
+        Command::Pack(arguments) => images::pack(arguments),
+        Command::Validate(arguments) => images::validate(arguments),
+        Command::Inspect(arguments) => images::inspect(arguments),
+        Command::Build(arguments) => images::build(arguments),
+    }
+}
+
+/// The boot says what it does; other commands only what went wrong, unless
+/// asked.
+fn log_level(verbose: u8, command: &Command) -> LevelFilter {
+    match (verbose, command) {
+        (0, Command::Boot(_) | Command::Apply(_)) => LevelFilter::Info,
+        (0, _) => LevelFilter::Warn,
+        (1, _) => LevelFilter::Info,
+        _ => LevelFilter::Debug,
+    }
+}

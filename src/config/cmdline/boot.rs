@@ -46,7 +46,7 @@ pub struct BootParameters {
     /// `plywood.skip=NAME[,NAME]`, perhaps several times: extensions to leave out.
     pub skip: Vec<String>,
     /// `plywood.generation=N`
-    pub generation: Option<u64>,
+    pub generation: Option<u32>,
     /// `plywood.onfailure=`, else `rd.emergency=`
     pub on_failure: Option<FailureAction>,
     /// `plywood.log=`, else `debug`, `quiet` and `loglevel=`

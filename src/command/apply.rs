@@ -1,0 +1,39 @@
+//! `plywood apply`: on the running machine, the next generation.
+
+use super::assemble::Assembly;
+use super::machine::{self, Machine};
+use crate::cli;
+use crate::error::Error;
+use crate::store::{Origin, Store};
+
+/// Prepares the generation that `arguments` ask for; the next boot mounts it.
+pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
+    let (config, sources) = machine::load_config(&arguments.files)?;
+    let machine = Machine::running(std::path::Path::new("/"), &config)?;
+    let store = Store::open(&arguments.state.directory)?;
+    let lock = store.lock()?;
+    let recipe = machine::recipe(&config, &machine)?;
+    let assembly = Assembly {
+        recipe: &recipe,
+        store: &store,
+        config: &config,
+        sources: &sources,
+        machine: &machine,
+        origin: Origin::Apply,
+        now: machine::now(),
+    };
+    let current = store.current()?;
+    let before = current.as_ref().map(|generation| generation.number());
+    let plan = assembly.plan(current);
+    if arguments.dry_run {
+        print!("{plan}");
+        return Ok(());
+    }
+    let generation = assembly.perform(&plan, &lock, &mut || Ok(()))?;
+    if before == Some(generation.number()) {
+        println!("nothing to do: generation {} has it all", generation.number());
+    } else {
+        println!("generation {} is ready; it runs after the next boot", generation.number());
+    }
+    Ok(())
+}

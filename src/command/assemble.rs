@@ -1,0 +1,228 @@
+//! Config → Plan → Image → Layer → Generation: the part of the flow that
+//! `boot` and `apply` share.
+//!
+//! In: a configuration, the store, the machine. Out: a committed generation.
+//! Invariants: the network is brought up only when something is missing that
+//! a registry has; nothing is committed before every extension is a layer or
+//! was left out as the configuration allows.
+
+use std::collections::BTreeMap;
+
+use super::extensions_yaml;
+use super::machine::{self, Machine};
+use super::progress::Console;
+use crate::config::{Config, OnFailure, Source};
+use crate::error::Error;
+use crate::fetch::{self, Fetcher, Resolved};
+use crate::layer::{self, Recipe, Unfit};
+use crate::oci::{Digest, ImageSource};
+use crate::plan::{Action, Inventory, Plan, Step};
+use crate::store::{Draft, Generation, Layer, LayerEntry, Lock, Origin, Skipped, Store};
+use crate::text::Escaped;
+
+/// What a generation is assembled from.
+pub struct Assembly<'a> {
+    pub recipe: &'a Recipe,
+    pub store: &'a Store,
+    pub config: &'a Config,
+    /// The files that `config` was read from, kept with the generation.
+    pub sources: &'a [Source],
+    pub machine: &'a Machine,
+    pub origin: Origin,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// Called before the first use of the network.
+pub type BringUpNetwork<'a> = dyn FnMut() -> Result<(), Error> + 'a;
+
+impl Assembly<'_> {
+    /// What would have to be done. Touches no network.
+    pub fn plan(&self, current: Option<Generation>) -> Plan {
+        let mut inventory = Inventory { layers: BTreeMap::new(), current };
+        for extension in self.config.extensions() {
+            if let Some(found) = self.find_stored(&extension.image, inventory.current.as_ref()) {
+                inventory.layers.insert(extension.image.to_string(), found);
+            }
+        }
+        Plan::new(self.config, &inventory)
+    }
+
+    /// The layer that `source` is known to stand for, if the store has it and
+    /// it fits this machine. A tag stands for what it was when the current
+    /// generation was made; what lies on this machine is looked at again.
+    fn find_stored(&self, source: &ImageSource, current: Option<&Generation>) -> Option<(Digest, Layer)> {
+        let resolved = match source {
+            ImageSource::Registry(reference) => {
+                let digest = reference.digest().copied().or_else(|| recorded(current?, source))?;
+                fetch::resolve_stored(self.store, &self.machine.platform, source, &digest).ok().flatten()
+            }
+            _ => self.fetcher(&Console::default()).resolve(source).ok(),
+        };
+        let (image, layer) = match resolved {
+            Some(resolved) => (*resolved.digest(), self.store.layer(&self.recipe.key(resolved.chain_id()))?),
+            // The medium may be gone; the layer made from it is still good.
+            None => recorded_layer(current?, source)?,
+        };
+        match layer::check_fits(&layer, self.recipe) {
+            Ok(()) => Some((image, layer)),
+            Err(error) => {
+                log::info!("{source}: its stored layer does not fit this machine: {error}");
+                None
+            }
+        }
+    }
+
+    /// Follows `plan` and commits the result as the current generation; the
+    /// current one is returned where nothing would change.
+    pub fn perform(
+        &self,
+        plan: &Plan,
+        lock: &Lock,
+        bring_up_network: &mut BringUpNetwork,
+    ) -> Result<Generation, Error> {
+        let mut layers = Vec::new();
+        let mut skipped = Vec::new();
+        let mut network = Some(bring_up_network);
+        for step in plan.steps() {
+            match self.obtain(step, &mut network) {
+                Ok((image, layer)) => layers.push((self.entry(step, image, &layer), layer)),
+                Err(error) if step.on_failure == OnFailure::Skip => {
+                    log::warn!("skipping {}: {}", step.source, error.chain());
+                    skipped.push(Skipped { source: step.source.to_string(), reason: error.chain() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.commit(lock, layers, skipped)
+    }
+
+    fn entry(&self, step: &Step, image: Digest, layer: &Layer) -> LayerEntry {
+        LayerEntry { number: step.number, source: step.source.to_string(), image, key: *layer.key() }
+    }
+
+    fn obtain(
+        &self,
+        step: &Step,
+        network: &mut Option<&mut BringUpNetwork>,
+    ) -> Result<(Digest, Layer), Error> {
+        if let Action::Reuse { image, layer } = &step.action {
+            log::info!("{:03} {}: using stored layer {}", step.number, step.source, layer.key());
+            return Ok((*image, layer.clone()));
+        }
+        if matches!(step.source, ImageSource::Registry(_))
+            && let Some(bring_up) = network.take()
+            && let Err(error) = bring_up()
+        {
+            log::warn!("no network: {}", error.chain());
+        }
+        let console = Console::default();
+        let fetcher = self.fetcher(&console);
+        log::info!("{:03} {}: resolving", step.number, step.source);
+        let resolved = fetcher.resolve(&step.source)?;
+        let layer = obtain_layer(&fetcher, resolved.clone(), self.store, self.recipe)?;
+        log::info!(
+            "{:03} {}: layer {} of {} bytes, {} {}",
+            step.number,
+            step.source,
+            layer.key(),
+            layer.record().size,
+            layer.record().name,
+            Escaped::new(&layer.record().version),
+        );
+        Ok((*resolved.digest(), layer))
+    }
+
+    fn commit(
+        &self,
+        lock: &Lock,
+        layers: Vec<(LayerEntry, Layer)>,
+        skipped: Vec<Skipped>,
+    ) -> Result<Generation, Error> {
+        let config = joined(self.sources);
+        if let Ok(Some(current)) = self.store.current()
+            && current.record().config == Digest::sha256(config.as_bytes())
+            && current.layers() == layers
+            && current.record().skipped == skipped
+        {
+            log::info!("generation {} is what the configuration asks for", current.number());
+            return Ok(current);
+        }
+        let extensions = extensions_of(&layers)?;
+        let draft = Draft { origin: self.origin, created: self.now, config, extensions, layers, skipped };
+        let generation = self.store.commit_generation(lock, draft)?;
+        log::info!("committed generation {}", generation.number());
+        Ok(generation)
+    }
+
+    fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
+        Fetcher::new(fetch::Machine {
+            store: self.store,
+            registries: self.config.registries(),
+            platform: self.machine.platform.clone(),
+            network: machine::network(self.config),
+            progress,
+        })
+    }
+}
+
+/// The layer for a resolved image: the stored one, or one that is fetched and
+/// built now. Blobs of changesets are dropped once they are a layer.
+pub fn obtain_layer(
+    fetcher: &Fetcher,
+    resolved: Resolved,
+    store: &Store,
+    recipe: &Recipe,
+) -> Result<Layer, Error> {
+    if let Some(layer) = store.layer(&recipe.key(resolved.chain_id())) {
+        let image = resolved.source().to_string();
+        return match layer::check_fits(&layer, recipe) {
+            Ok(()) => Ok(layer),
+            Err(source) => Err(Error::Unfit { image, source }),
+        };
+    }
+    let blobs: Vec<_> = resolved.blobs().copied().collect();
+    let image = fetcher.fetch(resolved)?;
+    let layer = layer::build(&image, recipe, store)?;
+    note_compatibility(&layer);
+    for digest in blobs {
+        if let Err(error) = store.remove_blob(&digest) {
+            log::warn!("cannot remove blob {digest}, ignored: {error}");
+        }
+    }
+    Ok(layer)
+}
+
+fn note_compatibility(layer: &Layer) {
+    if layer::manifest_of(layer).is_ok_and(|manifest| manifest.metadata().compatibility.is_empty()) {
+        log::info!("extension {} does not say what it is compatible with", layer.record().name);
+    }
+}
+
+fn recorded(generation: &Generation, source: &ImageSource) -> Option<Digest> {
+    let name = source.to_string();
+    generation.layers().iter().find(|(entry, _)| entry.source == name).map(|(entry, _)| entry.image)
+}
+
+fn recorded_layer(generation: &Generation, source: &ImageSource) -> Option<(Digest, Layer)> {
+    let name = source.to_string();
+    let (entry, layer) = generation.layers().iter().find(|(entry, _)| entry.source == name)?;
+    Some((entry.image, layer.clone()))
+}
+
+/// The configuration as one text: the files one after another, as documents.
+fn joined(sources: &[Source]) -> String {
+    let texts: Vec<_> = sources.iter().map(|source| String::from_utf8_lossy(&source.text)).collect();
+    texts.join("\n---\n")
+}
+
+fn extensions_of(layers: &[(LayerEntry, Layer)]) -> Result<String, Error> {
+    let mut rendered = Vec::new();
+    for (entry, layer) in layers {
+        let unfit = |source| Error::Unfit { image: entry.source.clone(), source };
+        let manifest = layer::manifest_of(layer).map_err(|problems| unfit(Unfit::Manifest(problems)))?;
+        rendered
+            .push((extensions_yaml::layer_name(entry.number, &entry.source), manifest.metadata().clone()));
+    }
+    Ok(extensions_yaml::render(rendered.iter().map(|(name, metadata)| (name.clone(), metadata))))
+}

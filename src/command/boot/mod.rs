@@ -1,0 +1,365 @@
+//! `plywood boot`: from the initramfs to the machine's own init.
+//!
+//! In: devices, the kernel command line, a configuration. Out: the merged
+//! root, and init running in it. Invariants: what fails on the way is decided
+//! on in one place, [`Boot::mount_first_that_works`]; process 1 never returns
+//! and never panics out.
+
+mod emergency;
+mod network;
+mod overlay;
+mod report;
+mod root;
+mod sources;
+mod state;
+mod timeline;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::assemble::Assembly;
+use super::list::Report;
+use super::machine::{self, Machine};
+use crate::config::KernelModule;
+use crate::config::cmdline::{BootParameters, CommandLine, FailureAction, Parameter};
+use crate::error::Error;
+use crate::mount::Attached;
+use crate::store::{Generation, Origin, Store};
+use crate::sys::kmsg::{self, Target};
+use crate::sys::loopdev::LoopDevice;
+use crate::sys::module::Modules;
+use crate::sys::switch_root::{NewRoot, Pivot};
+use emergency::Fate;
+use root::SYSROOT;
+use timeline::Timeline;
+
+/// What the kernel tries when the command line names no init.
+const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+
+/// A machine on its way up.
+pub struct Boot {
+    line: CommandLine,
+    parameters: BootParameters,
+    modules: Modules,
+    timeline: Timeline,
+    /// Loop devices that have to outlive the mounts made on them.
+    kept: Vec<LoopDevice>,
+    /// Where the base is, and then the merged root.
+    root: PathBuf,
+    /// The open state directory, once it was needed.
+    store: Option<Rc<Store>>,
+    /// What the booted generation's configuration asks for.
+    configured_modules: Vec<KernelModule>,
+}
+
+/// Process 1 in an initramfs. Never returns: a boot that cannot go on ends in
+/// an emergency.
+pub fn init() -> ! {
+    let parameters = wake();
+    let fate = Fate::of(&parameters.1);
+    std::panic::set_hook(Box::new(move |panic| {
+        // The default hook would return, and process 1 with it.
+        emergency::end(&format!("this is a bug in plywood: {panic}"), fate);
+    }));
+    let Err(error) = Boot::new(parameters).and_then(Boot::run);
+    emergency::end(&error.chain(), fate)
+}
+
+/// `plywood boot --root DIR`: the same over a root that the calling initramfs
+/// has mounted and hands off to itself.
+pub fn hook(root: &Path) -> Result<(), Error> {
+    let line = read_command_line();
+    let parameters = BootParameters::new(&line);
+    let mut boot = Boot::new((line, parameters))?;
+    boot.root = root.into();
+    let Mounted { report, .. } = boot.mount_first_that_works()?;
+    report::save(&report, &boot.timeline);
+    Ok(())
+}
+
+/// Makes the process able to see and say something.
+fn wake() -> (CommandLine, BootParameters) {
+    let mounts = crate::sys::mount::mount_api_filesystems(Path::new("/"));
+    let line = read_command_line();
+    let parameters = BootParameters::new(&line);
+    kmsg::init(parameters.log_level, Target::Kernel);
+    for error in mounts.err().into_iter().flatten() {
+        log::warn!("{error}");
+    }
+    log::info!("plywood {} is init", env!("CARGO_PKG_VERSION"));
+    (line, parameters)
+}
+
+fn read_command_line() -> CommandLine {
+    match fs::read("/proc/cmdline") {
+        Ok(text) => CommandLine::parse(&text),
+        Err(error) => {
+            log::warn!("cannot read /proc/cmdline, taken as empty: {error}");
+            CommandLine::parse(b"")
+        }
+    }
+}
+
+/// The parameters of the command line as other modules take them.
+fn pairs(line: &CommandLine) -> Vec<(&str, &str)> {
+    fn pair(parameter: &Parameter) -> (&str, &str) {
+        (&parameter.key, parameter.value.as_deref().unwrap_or_default())
+    }
+    line.parameters().iter().map(pair).collect()
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+impl Boot {
+    fn new((line, parameters): (CommandLine, BootParameters)) -> Result<Self, Error> {
+        for warning in &parameters.warnings {
+            log::warn!("{warning}");
+        }
+        let modules = Modules::open(Path::new("/"), &kernel_release(), &pairs(&line))
+            .map_err(|error| Error::Boot { what: "read the kernel modules".into(), source: error.into() })?;
+        let timeline = Timeline::start();
+        Ok(Self {
+            line,
+            parameters,
+            modules,
+            timeline,
+            kept: Vec::new(),
+            root: SYSROOT.into(),
+            store: None,
+            configured_modules: Vec::new(),
+        })
+    }
+
+    /// The whole boot, in order.
+    fn run(mut self) -> Result<Infallible, Error> {
+        self.load_modules();
+        self.timeline.done("modules");
+        self.mount_root()?;
+        self.timeline.done("root");
+        let Mounted { new_root, report } = self.mount_first_that_works()?;
+        self.load_configured_modules();
+        report::save(&report, &self.timeline);
+        let arguments: Vec<_> = self.parameters.init_arguments.iter().map(OsString::from).collect();
+        let environment: Vec<_> = std::env::vars_os().collect();
+        log::info!("handing off");
+        let failed = |error| Error::Boot { what: "hand off".into(), source: Box::new(error) };
+        new_root.perform(&arguments, &environment, Pivot::Auto).map_err(failed)
+    }
+
+    fn load_modules(&mut self) {
+        for error in self.modules.load_early() {
+            log::warn!("{error}");
+        }
+        let loaded = self.modules.coldplug();
+        log::info!("loaded drivers for {loaded} devices");
+        for module in ["loop", "squashfs", "overlay"] {
+            self.load_module(module);
+        }
+    }
+
+    /// Loads a module that something later needs; if it is really missing,
+    /// that later step fails with its own reason.
+    fn load_module(&mut self, name: &str) {
+        if let Err(error) = self.modules.load(name, "") {
+            log::debug!("{error}");
+        }
+    }
+
+    /// Loads `machine.kernel.modules` in their order, from the merged root,
+    /// so that extensions can bring them.
+    fn load_configured_modules(&mut self) {
+        if self.configured_modules.is_empty() {
+            return;
+        }
+        let pairs = pairs(&self.line);
+        let modules = Modules::open(&self.root, &kernel_release(), &pairs);
+        let mut modules = match modules {
+            Ok(modules) => modules,
+            Err(error) => return log::warn!("machine.kernel.modules: {}", kmsg::chain(&error)),
+        };
+        for module in &self.configured_modules {
+            match modules.load(&module.name, &module.parameters.join(" ")) {
+                Ok(_) => log::info!("loaded module {}", module.name),
+                Err(error) => log::warn!("machine.kernel.modules: {}", kmsg::chain(&error)),
+            }
+        }
+        self.timeline.done("kernel modules");
+    }
+
+    /// Tries what is to boot, best first, and takes what works: the only
+    /// place that decides what to do about a failure. What is at `root` when
+    /// this returns has an init that can start.
+    fn mount_first_that_works(&mut self) -> Result<Mounted, Error> {
+        let mut failures = Vec::new();
+        for candidate in candidates(&self.parameters) {
+            match self.attempt(candidate) {
+                Ok(None) => {}
+                Ok(Some(mut mounted)) => {
+                    if candidate == Candidate::Plain && !failures.is_empty() {
+                        log::warn!("booting the plain root, without extensions");
+                    }
+                    mounted.report.failures = failures;
+                    self.timeline.done("mount");
+                    return Ok(mounted);
+                }
+                Err(error) => {
+                    let failure = format!("{candidate}: {}", error.chain());
+                    log::error!("{failure}");
+                    failures.push(failure);
+                }
+            }
+        }
+        Err(Error::NotBootable("nothing that may be booted works; see above".into()))
+    }
+
+    /// Mounts what `candidate` stands for at the root. `None` if there is
+    /// nothing that it stands for. Nothing of a failed attempt is left.
+    fn attempt(&mut self, candidate: Candidate) -> Result<Option<Mounted>, Error> {
+        let generation = match candidate {
+            Candidate::Plain => return self.finish(Report::default(), None).map(Some),
+            Candidate::Configured => self.configured()?,
+            Candidate::Numbered(number) => Some(self.store()?.generation(number)?),
+            Candidate::Current => self.store()?.current()?,
+            Candidate::Previous => self.store()?.previous()?,
+        };
+        let Some(generation) = generation else { return Ok(None) };
+        let report = report::of(&generation);
+        let overlay = self.mount(&generation)?;
+        self.finish(report, overlay).map(Some)
+    }
+
+    /// Checks that the root at hand can be handed off to; takes the overlay
+    /// away again if it cannot.
+    fn finish(&self, report: Report, overlay: Option<Attached>) -> Result<Mounted, Error> {
+        match self.find_init() {
+            Ok(new_root) => Ok(Mounted { new_root, report }),
+            Err(error) => {
+                overlay.into_iter().for_each(Attached::detach);
+                Err(error)
+            }
+        }
+    }
+
+    /// The generation that the configuration asks for, assembled now if it is
+    /// not in the store. `None` without a configuration.
+    fn configured(&mut self) -> Result<Option<Generation>, Error> {
+        let store = self.store()?;
+        // A damaged current generation must not keep a new one from being made.
+        let current = store.current().unwrap_or_else(|error| {
+            log::warn!("the current generation is not used: {}", Error::from(error).chain());
+            None
+        });
+        let sources = self.find_config(current.as_ref())?;
+        if sources.is_empty() {
+            log::info!("no configuration found");
+            return Ok(None);
+        }
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        log::info!("configuration: {}", names.join(", "));
+        let config = machine::parse_config(&sources)?;
+        let machine = Machine::running(&self.root, &config)?;
+        let store = self.store()?;
+        let lock = store.lock()?;
+        let recipe = machine::recipe(&config, &machine)?;
+        let assembly = Assembly {
+            recipe: &recipe,
+            store: &store,
+            config: &config,
+            sources: &sources,
+            machine: &machine,
+            origin: Origin::Boot,
+            now: machine::now(),
+        };
+        let plan = assembly.plan(current);
+        self.timeline.done("plan");
+        let generation = assembly.perform(&plan, &lock, &mut || self.bring_up_network())?;
+        self.timeline.done("layers");
+        Ok(Some(generation))
+    }
+
+    /// The init that will run, checked inside the root at hand.
+    fn find_init(&self) -> Result<NewRoot, Error> {
+        let failed = |error| Error::Boot { what: "hand off".into(), source: Box::new(error) };
+        if let Some(init) = &self.parameters.init {
+            return NewRoot::check(&self.root, init).map_err(failed);
+        }
+        let mut checked = INITS.iter().map(|init| NewRoot::check(&self.root, Path::new(init)));
+        // The first failure is the telling one: the others are fallbacks.
+        match checked.next() {
+            Some(Err(error)) => checked.find_map(Result::ok).ok_or_else(|| failed(error)),
+            Some(Ok(found)) => Ok(found),
+            None => Err(Error::NotBootable("no init is known".into())),
+        }
+    }
+}
+
+/// A root that can be handed off to, and what is in it.
+struct Mounted {
+    new_root: NewRoot,
+    report: Report,
+}
+
+/// Something that may be booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Candidate {
+    /// What the configuration asks for.
+    Configured,
+    /// What the command line asks for.
+    Numbered(u32),
+    Current,
+    Previous,
+    /// The base alone.
+    Plain,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured => f.write_str("the configured extensions"),
+            Self::Numbered(number) => write!(f, "generation {number}"),
+            Self::Current => f.write_str("the current generation"),
+            Self::Previous => f.write_str("the previous generation"),
+            Self::Plain => f.write_str("the plain root"),
+        }
+    }
+}
+
+/// What to try, best first. The command line can only take away.
+fn candidates(parameters: &BootParameters) -> Vec<Candidate> {
+    if !parameters.enabled {
+        return vec![Candidate::Plain];
+    }
+    let wanted = parameters.generation.map_or(Candidate::Configured, Candidate::Numbered);
+    let mut candidates = vec![wanted, Candidate::Current, Candidate::Previous];
+    if matches!(parameters.on_failure, None | Some(FailureAction::Base)) {
+        candidates.push(Candidate::Plain);
+    }
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_says_what_may_be_booted() {
+        use Candidate::{Configured, Current, Numbered, Plain, Previous};
+        for (line, expected) in [
+            ("", &[Configured, Current, Previous, Plain][..]),
+            ("plywood=0", &[Plain]),
+            ("plywood.generation=3", &[Numbered(3), Current, Previous, Plain]),
+            ("plywood.onfailure=reboot", &[Configured, Current, Previous]),
+            ("plywood.onfailure=base", &[Configured, Current, Previous, Plain]),
+            ("plywood=0 plywood.onfailure=reboot", &[Plain]),
+        ] {
+            let parameters = BootParameters::new(&CommandLine::parse(line.as_bytes()));
+            assert_eq!(candidates(&parameters), expected, "{line}");
+        }
+    }
+}

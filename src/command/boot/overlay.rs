@@ -1,0 +1,164 @@
+//! From a committed generation to its overlay over the root.
+//!
+//! In: a generation, the base at hand. Out: the merged root, at the same
+//! place. Invariant: a layer is checked through the descriptor that is
+//! mounted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Boot;
+use super::state::STATE;
+use crate::command::extensions_yaml::layer_name;
+use crate::config::{self, Config, Hierarchies, Source};
+use crate::error::Error;
+use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable};
+use crate::store::{Generation, Layer, LayerEntry};
+use crate::sys::mount::{self, Submounts};
+
+/// The directory that lies above all layers.
+const TOP: &str = "/run/plywood/top";
+
+/// The list of extensions inside the merged root.
+const EXTENSIONS: &str = "etc/extensions.yaml";
+
+impl Boot {
+    /// Mounts `generation` over the root. `None` if it has no layers: then
+    /// the base is the root, without an overlay.
+    pub(super) fn mount(&mut self, generation: &Generation) -> Result<Option<Attached>, Error> {
+        let name = format!("generation {}", generation.number());
+        let source = Source { name, text: generation.config()?.into_bytes() };
+        let config = super::machine::parse_config(&[source])?;
+        self.configured_modules = config.modules().to_vec();
+        let layers: Vec<_> = generation.layers().iter().filter(|(e, l)| !self.is_skipped(e, l)).collect();
+        if layers.is_empty() {
+            log::info!("generation {} has no extensions: no overlay", generation.number());
+            return Ok(None);
+        }
+        let cover = self.cover(&config, &layers)?;
+        let extensions = generation.extensions()?;
+        let form = Form { writable: writable(&config), top: write_top(&cover, &extensions)?, cover };
+        let files = layers.iter().map(|(entry, layer)| open(entry, layer)).collect::<Result<Vec<_>, _>>()?;
+        let labels: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
+        log::info!("mounting generation {}: {}", generation.number(), labels.join(", "));
+        let shown_by_overlay = form.top.is_some();
+        let attached = match Overlay::over(&self.root, files, form)? {
+            Some(overlay) => overlay.attach(&self.root)?,
+            None => return Ok(None),
+        };
+        if !shown_by_overlay {
+            self.show_extensions(&extensions);
+        }
+        Ok(Some(attached))
+    }
+
+    /// Whether `plywood.skip=` leaves a layer out, by its name, number or image.
+    fn is_skipped(&self, entry: &LayerEntry, layer: &Layer) -> bool {
+        let number = format!("{:03}", entry.number);
+        let skipped = self
+            .parameters
+            .skip
+            .iter()
+            .any(|name| *name == layer.record().name || *name == number || *name == entry.source);
+        if skipped {
+            log::warn!("plywood.skip: leaving out {}", layer.record().name);
+        }
+        skipped
+    }
+
+    /// What the overlay covers. Every file of every layer has to be inside.
+    fn cover(&self, config: &Config, layers: &[&(LayerEntry, Layer)]) -> Result<Cover, Error> {
+        let hierarchies = match &config.overlay().hierarchies {
+            Hierarchies::Root => return Ok(Cover::Root),
+            Hierarchies::Auto if is_image(&self.root) => return Ok(Cover::Root),
+            Hierarchies::Auto => hierarchies_of(layers),
+            Hierarchies::Paths(paths) => paths.clone(),
+        };
+        for (entry, layer) in layers {
+            for place in &layer.record().places {
+                if !hierarchies.iter().any(|hierarchy| Path::new(place).starts_with(hierarchy)) {
+                    return Err(Error::NotBootable(format!(
+                        "extension {} ({}) has files in {place}, which no directory of plywood.overlay.hierarchies contains",
+                        layer.record().name,
+                        entry.source
+                    )));
+                }
+            }
+        }
+        Ok(Cover::Hierarchies(hierarchies))
+    }
+
+    /// Shows the list of extensions where no overlay does: a file in memory
+    /// over the one on the base, which is made if the base can be written.
+    fn show_extensions(&self, extensions: &str) {
+        let memory = Path::new("/run/plywood/extensions.yaml");
+        let target = self.root.join(EXTENSIONS);
+        let result = fs::write(memory, extensions).map_err(|error| error.to_string()).and_then(|()| {
+            if !target.exists() {
+                fs::write(&target, "").map_err(|error| error.to_string())?;
+            }
+            mount::bind(memory, &target, Submounts::Leave).map_err(|error| error.to_string())
+        });
+        if let Err(error) = result {
+            log::warn!("/{EXTENSIONS} is not shown, see {} instead: {error}", memory.display());
+        }
+    }
+}
+
+fn open(entry: &LayerEntry, layer: &Layer) -> Result<LayerFile, Error> {
+    let name = layer_name(entry.number, &entry.source);
+    Ok(LayerFile { number: entry.number, name, file: layer.open()? })
+}
+
+/// Whether the base is an image that nothing writes to.
+fn is_image(root: &Path) -> bool {
+    // From linux/magic.h: squashfs, erofs, isofs.
+    const IMAGES: [u64; 3] = [0x7371_7368, 0xe0f5_e1e2, 0x9660];
+    rustix::fs::statfs(root).is_ok_and(|status| IMAGES.contains(&(status.f_type as u64)))
+}
+
+/// The hierarchies that layers need on a base that is written to: `/usr` and
+/// `/opt` as wholes, elsewhere only the directories that layers touch, so that
+/// the rest of `/etc` stays as it is.
+fn hierarchies_of(layers: &[&(LayerEntry, Layer)]) -> Vec<PathBuf> {
+    let places: BTreeSet<PathBuf> = layers
+        .iter()
+        .flat_map(|(_, layer)| &layer.record().places)
+        .map(|place| match Path::new(place) {
+            place if place.starts_with("/usr") => "/usr".into(),
+            place if place.starts_with("/opt") => "/opt".into(),
+            place => place.to_path_buf(),
+        })
+        .collect();
+    let inside = |place: &PathBuf| places.iter().any(|other| other != place && place.starts_with(other));
+    places.iter().filter(|place| !inside(place)).cloned().collect()
+}
+
+fn writable(config: &Config) -> Writable {
+    let upper = Path::new(STATE).join("overlay");
+    match config.overlay().writable {
+        config::Writable::No => Writable::No,
+        config::Writable::Tmpfs => Writable::Tmpfs,
+        config::Writable::Persistent => {
+            Writable::Persistent { upperdir: upper.join("upper"), workdir: upper.join("work") }
+        }
+    }
+}
+
+/// Makes the top layer where one is wanted: the list of extensions, in the
+/// shape and place that Talos gave it.
+fn write_top(cover: &Cover, extensions: &str) -> Result<Option<PathBuf>, Error> {
+    let covers_etc = match cover {
+        Cover::Root => true,
+        Cover::Hierarchies(paths) => paths.iter().any(|path| path == Path::new("/etc")),
+    };
+    if !covers_etc {
+        return Ok(None);
+    }
+    let path = Path::new(TOP).join(EXTENSIONS);
+    let failed = |source| Error::Write { path: path.clone(), source };
+    fs::create_dir_all(Path::new(TOP).join("etc")).map_err(failed)?;
+    fs::write(&path, extensions).map_err(failed)?;
+    Ok(Some(TOP.into()))
+}

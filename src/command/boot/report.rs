@@ -1,0 +1,51 @@
+//! What a boot leaves behind for those who ask later: `/run/plywood/boot.json`
+//! for `plywood list`, `timeline.json`, and the log.
+
+use std::fs;
+use std::path::Path;
+
+use super::timeline::Timeline;
+use crate::command::extensions_yaml::layer_name;
+use crate::command::list::{REPORT, Report, Running};
+use crate::store::Generation;
+use crate::sys::kmsg;
+
+/// What the root with `generation` mounted holds.
+pub fn of(generation: &Generation) -> Report {
+    let extensions = generation
+        .layers()
+        .iter()
+        .map(|(entry, layer)| Running {
+            number: entry.number,
+            layer: layer_name(entry.number, &entry.source),
+            name: layer.record().name.clone(),
+            version: layer.record().version.clone(),
+            size: layer.record().size,
+            digest: layer.record().digest,
+            source: entry.source.clone(),
+            image: entry.image,
+        })
+        .collect();
+    let skipped = generation.record().skipped.clone();
+    Report { generation: Some(generation.number()), extensions, skipped, failures: Vec::new() }
+}
+
+/// Writes everything to `/run/plywood`. A machine whose report cannot be
+/// written boots all the same.
+pub fn save(report: &Report, timeline: &Timeline) {
+    log::info!("timeline: {}", timeline.summary());
+    let write = |path: &Path, json: serde_json::Result<String>| -> std::io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(path, json? + "\n")
+    };
+    let results = [
+        write(Path::new(REPORT), serde_json::to_string_pretty(report)),
+        write(Path::new("/run/plywood/timeline.json"), serde_json::to_string_pretty(timeline)),
+        kmsg::save(Path::new("/run/plywood/log")),
+    ];
+    for error in results.into_iter().filter_map(Result::err) {
+        log::warn!("cannot write the report of this boot, ignored: {error}");
+    }
+}

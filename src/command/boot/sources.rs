@@ -1,0 +1,162 @@
+//! Where a booting machine finds its configuration. The first place that has
+//! one wins, and the log says which.
+//!
+//! 1. `plywood.config=` on the kernel command line
+//! 2. the stored copy of the current generation, if `apply` made it: then the
+//!    running machine has the last word
+//! 3. `/etc/plywood/*.yaml` in the initramfs
+//! 4. a volume labelled `PLYWOOD` (`config.yaml`) or `cidata` (`user-data`)
+//! 5. QEMU's fw_cfg (`opt/org.plywood/config`)
+//! 6. an SMBIOS OEM string (type 11), `plywood.config=` and base64
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Boot;
+use super::root::device_deadline;
+use crate::config::cmdline::ConfigLocation;
+use crate::config::{MAX_BYTES, Source};
+use crate::error::Error;
+use crate::store::{Generation, Origin};
+use crate::sys::block::{self, DeviceSpec};
+use crate::sys::mount::{self, Options};
+
+/// Where a volume with a configuration is mounted while it is read.
+const VOLUME: &str = "/run/plywood/volume";
+
+const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.plywood/config/raw";
+
+/// Volumes that are looked at unasked: label and file.
+const VOLUMES: [(&str, &str); 2] = [("PLYWOOD", "config.yaml"), ("cidata", "user-data")];
+
+impl Boot {
+    /// The machine's configuration files; none if no place has any.
+    pub(super) fn find_config(&mut self, current: Option<&Generation>) -> Result<Vec<Source>, Error> {
+        if let Some(location) = self.parameters.config.clone() {
+            return self.config_at(&location).map(|source| vec![source]);
+        }
+        if let Some(generation) = current
+            && generation.record().origin == Origin::Apply
+        {
+            let name = format!("generation {}", generation.number());
+            return Ok(vec![Source { name, text: generation.config()?.into_bytes() }]);
+        }
+        let files = initramfs_files()?;
+        if !files.is_empty() {
+            return files.iter().map(|path| read(path)).collect();
+        }
+        for (label, file) in VOLUMES {
+            if let Ok(device) = block::find(&DeviceSpec::Label(label.into())) {
+                return self.read_from(&device, Path::new(file)).map(|source| vec![source]);
+            }
+        }
+        self.load_module("qemu_fw_cfg");
+        if Path::new(FW_CFG).exists() {
+            return read(Path::new(FW_CFG)).map(|source| vec![source]);
+        }
+        Ok(oem_string().into_iter().collect())
+    }
+
+    fn config_at(&mut self, location: &ConfigLocation) -> Result<Source, Error> {
+        match location {
+            ConfigLocation::Path(path) => read(path),
+            ConfigLocation::Inline(text) => {
+                Ok(Source { name: "plywood.config=inline".into(), text: text.reveal().into() })
+            }
+            ConfigLocation::Label { label, path } => {
+                let spec = DeviceSpec::Label(label.clone());
+                let deadline = device_deadline(self.parameters.timeout);
+                let device = self.wait_for(&spec, deadline).map_err(|error| Error::Boot {
+                    what: format!("find the configuration volume {label}"),
+                    source: error.into(),
+                })?;
+                let path = path.clone().unwrap_or_else(|| "config.yaml".into());
+                self.read_from(&device, &path)
+            }
+            ConfigLocation::Url(_) => Err(Error::NotBootable(
+                "plywood.config= names a URL; this version reads configurations from files, volumes and inline text"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Mounts a volume read-only, reads one file and unmounts it.
+    fn read_from(&mut self, device: &block::BlockDevice, file: &Path) -> Result<Source, Error> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Boot {
+            what: format!("read the configuration from {}", device.path.display()),
+            source,
+        };
+        let kind = device.superblock().map(|superblock| superblock.kind).unwrap_or_default();
+        self.load_module(kind);
+        fs::create_dir_all(VOLUME).map_err(|error| failed(error.into()))?;
+        mount::mount(kind, &device.path, Path::new(VOLUME), &Options::parse("ro,nodev,nosuid,noexec"))
+            .map_err(|error| failed(error.into()))?;
+        let source = read(&Path::new(VOLUME).join(file));
+        mount::detach(Path::new(VOLUME)).map_err(|error| failed(error.into()))?;
+        source
+    }
+}
+
+fn initramfs_files() -> Result<Vec<PathBuf>, Error> {
+    let directory = Path::new("/etc/plywood");
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(source) => return Err(Error::Read { path: directory.into(), source }),
+        Ok(entries) => entries,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|source| Error::Read { path: directory.into(), source })?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<Source, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
+    let mut text = Vec::new();
+    // One byte more than allowed, so that the parser says that it is too much.
+    let limit = MAX_BYTES as u64 + 1;
+    fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut text)).map_err(failed)?;
+    Ok(Source { name: path.display().to_string(), text })
+}
+
+/// The configuration among the SMBIOS OEM strings (DMTF DSP0134, type 11).
+fn oem_string() -> Option<Source> {
+    let entries = fs::read_dir("/sys/firmware/dmi/entries").ok()?;
+    let tables = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("11-"));
+    let text = tables.flat_map(|entry| fs::read(entry.path().join("raw"))).find_map(|raw| config_in(&raw))?;
+    Some(Source { name: "SMBIOS OEM string".into(), text })
+}
+
+/// The strings follow the formatted part, whose length is the second byte.
+fn config_in(table: &[u8]) -> Option<Vec<u8>> {
+    let strings = table.get(usize::from(*table.get(1)?)..)?;
+    let encoded = strings.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(b"plywood.config="))?;
+    STANDARD.decode(encoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oem_string_holds_a_configuration() {
+        let encoded = STANDARD.encode("version: v1alpha1\n");
+        let table = [b"\x0b\x05\0\x0b\x02other=1\0plywood.config=", encoded.as_bytes(), b"\0\0"].concat();
+        assert_eq!(config_in(&table).as_deref(), Some(&b"version: v1alpha1\n"[..]));
+        for other in [&b""[..], b"\x0b", b"\x0b\xff", b"\x0b\x05\0\x0b\x01plywood.config=%%\0\0"] {
+            assert_eq!(config_in(other), None);
+        }
+    }
+}

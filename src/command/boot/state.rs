@@ -1,0 +1,67 @@
+//! Where the store is while a machine boots: at [`STATE`], whatever it is on.
+
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::Boot;
+use super::root::device_deadline;
+use crate::error::Error;
+use crate::store::Store;
+use crate::sys::block::DeviceSpec;
+use crate::sys::mount::{self, Options, Submounts};
+
+/// The state directory of a booted machine. `/run` moves along to the merged
+/// root, so `apply` finds the store here too.
+pub const STATE: &str = "/run/plywood/state";
+
+impl Boot {
+    /// Opens the store, at the first call: on the volume or at the path that
+    /// `plywood.state=` names, else in memory.
+    pub(super) fn store(&mut self) -> Result<Rc<Store>, Error> {
+        if let Some(store) = &self.store {
+            return Ok(Rc::clone(store));
+        }
+        let target = Path::new(STATE);
+        fs::create_dir_all(target).map_err(|source| Error::Write { path: target.into(), source })?;
+        if !mount::is_mount_point(target)? {
+            self.mount_state(target)?;
+        }
+        let store = Rc::new(Store::open(target)?);
+        self.store = Some(Rc::clone(&store));
+        self.timeline.done("state");
+        Ok(store)
+    }
+
+    fn mount_state(&mut self, target: &Path) -> Result<(), Error> {
+        let Some(place) = self.parameters.state.clone() else {
+            log::warn!("no plywood.state=: layers are kept in memory and built again at the next boot");
+            return mount_memory(target);
+        };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Boot {
+            what: format!("open plywood.state={place}"),
+            source,
+        };
+        if place.starts_with('/') && !place.starts_with("/dev/") {
+            let path = self.root.join(place.trim_start_matches('/'));
+            fs::create_dir_all(&path).map_err(|error| failed(error.into()))?;
+            return Ok(mount::bind(&path, target, Submounts::Leave)?);
+        }
+        let spec = DeviceSpec::parse(&place).map_err(|error| failed(error.into()))?;
+        let deadline = device_deadline(self.parameters.timeout);
+        let device = self.wait_for(&spec, deadline).map_err(|error| failed(error.into()))?;
+        let Some(superblock) = device.superblock() else {
+            return Err(failed(format!("no known file system is on {}", device.path.display()).into()));
+        };
+        self.load_module(superblock.kind);
+        let options = Options::parse("rw,nodev,nosuid,noexec,noatime");
+        mount::mount(superblock.kind, &device.path, target, &options).map_err(|error| failed(error.into()))
+    }
+}
+
+/// Memory for the store, when there is nothing better to say where it is.
+fn mount_memory(target: &Path) -> Result<(), Error> {
+    let options = Options::parse("mode=0700,nodev,nosuid,noexec");
+    mount::mount("tmpfs", Path::new("plywood"), target, &options)
+        .map_err(|error| Error::Boot { what: "mount memory for the state".into(), source: error.into() })
+}

@@ -1,0 +1,223 @@
+//! The commands about single images: `pull`, `pack`, `validate`, `inspect`
+//! and `build`.
+//!
+//! Each is the boot's flow, cut somewhere: `pull` stops after the image, `pack`
+//! after the layer, `validate` prints what the rules say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::assemble::obtain_layer;
+use super::build::{ImageOptions, write_image};
+use super::list;
+use super::machine::{self, Machine, recipe};
+use super::progress::Console;
+use crate::cli;
+use crate::config::Config;
+use crate::error::Error;
+use crate::fetch::{self, Fetcher};
+use crate::layer::{self, Recipe, Unfit};
+use crate::oci::{ImageSource, manifest};
+use crate::store::{Layer, Store};
+use crate::text::Escaped;
+
+/// A configuration, the machine it is for and a store to work in.
+struct Workshop {
+    config: Config,
+    machine: Machine,
+    recipe: Recipe,
+    store: Store,
+    console: Console,
+}
+
+impl Workshop {
+    fn open(arguments: &cli::Machine, state: &Path) -> Result<Self, Error> {
+        let (config, _) = machine::load_config(&arguments.config)?;
+        let machine = Machine::from_arguments(arguments, &config)?;
+        let recipe = recipe(&config, &machine)?;
+        Ok(Self { config, machine, recipe, store: Store::open(state)?, console: Console::default() })
+    }
+
+    fn fetcher(&self) -> Fetcher<'_> {
+        Fetcher::new(fetch::Machine {
+            store: &self.store,
+            registries: self.config.registries(),
+            platform: self.machine.platform.clone(),
+            network: machine::network(&self.config),
+            progress: &self.console,
+        })
+    }
+
+    fn layer(&self, image: &ImageSource) -> Result<Layer, Error> {
+        let fetcher = self.fetcher();
+        let resolved = fetcher.resolve(image)?;
+        obtain_layer(&fetcher, resolved, &self.store, &self.recipe)
+    }
+}
+
+/// A store that is gone when the command ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Beside `neighbour`, so that what is made there can be renamed to it.
+    fn beside(neighbour: &Path) -> Result<Self, Error> {
+        let directory = match neighbour.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let path = directory.join(format!(".plywood-{}", std::process::id()));
+        fs::create_dir(&path).map_err(|source| Error::Write { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            log::warn!("cannot remove {}, ignored: {error}", self.0.display());
+        }
+    }
+}
+
+/// `plywood pull IMAGE…`: every blob, verified, in the store.
+pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
+    let workshop = Workshop::open(&arguments.machine, &arguments.state.directory)?;
+    let _lock = workshop.store.lock()?;
+    let fetcher = workshop.fetcher();
+    for source in &arguments.images {
+        let image = fetcher.fetch(fetcher.resolve(source)?)?;
+        let bytes = image.changesets().iter().map(|changeset| changeset.blob().size()).sum();
+        println!("{source}: {} ({})", image.digest(), list::size(bytes));
+    }
+    Ok(())
+}
+
+/// `plywood pack IMAGE -o FILE`: the layer that a machine would build.
+pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
+    let scratch = Scratch::beside(&arguments.output)?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let layer = workshop.layer(&arguments.image)?;
+    layer.export(&arguments.output)?;
+    let record = layer.record();
+    println!(
+        "{}: {} {}, {} inodes, {}, {}",
+        arguments.output.display(),
+        record.name,
+        Escaped::new(&record.version),
+        record.inodes,
+        list::size(record.size),
+        record.digest,
+    );
+    Ok(())
+}
+
+/// `plywood validate IMAGE|DIR|--config FILE`: every rule, all violations.
+pub fn validate(arguments: &cli::Validate) -> Result<(), Error> {
+    let Some(target) = &arguments.target else {
+        let (config, _) = machine::load_config(&arguments.machine.config)?;
+        println!("the configuration is valid; extensions: {}", config.extensions().len());
+        return Ok(());
+    };
+    let image = if Path::new(target).is_dir() {
+        ImageSource::Directory(target.into())
+    } else {
+        target.parse().map_err(|error| Error::Usage(format!("{error}")))?
+    };
+    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let layer = workshop.layer(&image)?;
+    let record = layer.record();
+    if arguments.json {
+        println!(
+            "{:#}",
+            serde_json::json!({ "valid": true, "name": record.name, "version": record.version })
+        );
+    } else {
+        println!("{image}: {} {} is valid", record.name, Escaped::new(&record.version));
+    }
+    Ok(())
+}
+
+/// `plywood inspect IMAGE`: what an image is made of.
+pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
+    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let fetcher = workshop.fetcher();
+    let image = fetcher.fetch(fetcher.resolve(&arguments.image)?)?;
+    let changesets: Vec<_> = image
+        .changesets()
+        .iter()
+        .map(|changeset| {
+            serde_json::json!({
+                "digest": changeset.blob().digest(),
+                "size": changeset.blob().size(),
+                "diffId": changeset.diff_id(),
+                "compression": changeset.compression(),
+            })
+        })
+        .collect();
+    let report = serde_json::json!({
+        "image": image.source().to_string(),
+        "digest": image.digest(),
+        "platform": workshop.machine.platform,
+        "chainId": image.chain_id(),
+        "layerKey": workshop.recipe.key(image.chain_id()),
+        "changesets": changesets,
+    });
+    if arguments.json {
+        println!("{report:#}");
+        return Ok(());
+    }
+    println!("{}", image.source());
+    println!("  manifest   {}", image.digest());
+    println!("  platform   {}", workshop.machine.platform);
+    println!("  chain ID   {}", image.chain_id());
+    println!("  layer key  {}", workshop.recipe.key(image.chain_id()));
+    for changeset in image.changesets() {
+        println!("  changeset  {} ({})", changeset.blob().digest(), list::size(changeset.blob().size()));
+        println!("    diff ID  {}", changeset.diff_id());
+    }
+    Ok(())
+}
+
+/// `plywood build DIR -o oci:OUT[:TAG]`: a directory into an image, after
+/// every rule was checked.
+pub fn build(arguments: &cli::Build) -> Result<(), Error> {
+    let ImageSource::OciLayout { directory: layout, name } = &arguments.output else {
+        return Err(Error::Usage(format!(
+            "cannot write {}: an image is written to oci:DIR[:TAG]",
+            arguments.output
+        )));
+    };
+    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let layer = workshop.layer(&ImageSource::Directory(arguments.directory.clone()))?;
+    let unfit = |problems| Error::Unfit {
+        image: arguments.directory.display().to_string(),
+        source: Unfit::Manifest(problems),
+    };
+    let metadata = layer::manifest_of(&layer).map_err(unfit)?.metadata().clone();
+    let options = ImageOptions {
+        platform: &workshop.machine.platform,
+        mtime: source_date_epoch()?,
+        tag: name.as_deref().unwrap_or("latest"),
+        annotations: vec![
+            (manifest::ANNOTATION_TITLE, metadata.name.clone()),
+            (manifest::ANNOTATION_VERSION, metadata.version.clone()),
+            (manifest::ANNOTATION_DESCRIPTION, metadata.description.clone()),
+        ],
+    };
+    let digest = write_image(&arguments.directory, layout, &options)?;
+    println!("{}: {} {}, {digest}", arguments.output, metadata.name, Escaped::new(&metadata.version));
+    Ok(())
+}
+
+/// `SOURCE_DATE_EPOCH` (reproducible-builds.org), else 1970.
+fn source_date_epoch() -> Result<u32, Error> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Err(_) => Ok(0),
+        Ok(text) => text.parse().map_err(|_| {
+            Error::Usage(format!("SOURCE_DATE_EPOCH `{}` is not a number of seconds", Escaped::new(&text)))
+        }),
+    }
+}

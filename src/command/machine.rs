@@ -1,0 +1,172 @@
+//! What the commands know of the machine: its configuration, its versions,
+//! its architecture and its clock, read once and passed on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cli;
+use crate::config::{self, Compression, Config, Permission, Source};
+use crate::error::Error;
+use crate::fetch;
+use crate::layer::changeset::{ElfMachine, Limits};
+use crate::layer::manifest::Host;
+use crate::layer::rules::{self, Rules, RulesHost};
+use crate::layer::{Recipe, squashfs};
+use crate::oci::Platform;
+
+/// Most bytes of all changesets of an image, uncompressed, unless
+/// `plywood.limits.bytes` says otherwise.
+const MAX_IMAGE_BYTES: u64 = 16 << 30;
+
+/// Facts about the machine that extensions are for.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub platform: Platform,
+    /// What `compatibility` is matched against.
+    pub host: Host,
+    /// What kernel modules are matched against.
+    pub kernel: RulesHost,
+}
+
+impl Machine {
+    /// The machine that a command's arguments describe: this one, except for
+    /// what they say.
+    pub fn from_arguments(arguments: &cli::Machine, config: &Config) -> Result<Self, Error> {
+        let mut machine = Self::running(Path::new("/"), config)?;
+        if let Some(architecture) = &arguments.arch {
+            machine.platform = Platform::linux(architecture);
+            machine.kernel = kernel(architecture, None);
+        }
+        for (name, version) in &arguments.hosts {
+            machine.host.declare(name, version)?;
+            // Another host has another kernel, which nobody has named.
+            machine.kernel.kernel_release = None;
+        }
+        Ok(machine)
+    }
+
+    /// This machine with the base system at `root`: `plywood.host` of the
+    /// configuration, else the base's os-release(5).
+    pub fn running(root: &Path, config: &Config) -> Result<Self, Error> {
+        let mut host = Host::default();
+        for (name, version) in config.host() {
+            host.declare(name, version)?;
+        }
+        if host.is_empty() {
+            host = base_host(root);
+        }
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let platform = Platform::host();
+        let kernel = kernel(&platform.architecture, Some(release));
+        Ok(Self { platform, host, kernel })
+    }
+}
+
+fn kernel(architecture: &str, release: Option<String>) -> RulesHost {
+    RulesHost { kernel_release: release, machine: ElfMachine::of_architecture(architecture) }
+}
+
+fn base_host(root: &Path) -> Host {
+    let read = |path| fs::read_to_string(root.join(path)).ok();
+    let text = read("etc/os-release").or_else(|| read("usr/lib/os-release")).unwrap_or_default();
+    Host::from_os_release(&text)
+}
+
+/// Reads configuration files that together are one configuration.
+pub fn load_config(paths: &[PathBuf]) -> Result<(Config, Vec<Source>), Error> {
+    let sources = paths
+        .iter()
+        .map(|path| {
+            let text = read_bounded(path)?;
+            Ok(Source { name: path.display().to_string(), text })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let config = parse_config(&sources)?;
+    Ok((config, sources))
+}
+
+/// Parses `sources` and says once what in them is for others.
+pub fn parse_config(sources: &[Source]) -> Result<Config, Error> {
+    let config = Config::parse(sources).map_err(Error::Config)?;
+    if !config.passed_over().is_empty() {
+        log::debug!("passed over in the configuration: {}", config.passed_over().join(", "));
+    }
+    Ok(config)
+}
+
+/// A configuration file, refused before it is read if it is too large or not
+/// a regular file.
+fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
+    if metadata.len() > config::MAX_BYTES as u64 {
+        let what = format!("it has {} bytes, the limit is {}", metadata.len(), config::MAX_BYTES);
+        return Err(failed(std::io::Error::other(what)));
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// What a configuration and a machine mean for the layers built for them.
+pub fn recipe(config: &Config, machine: &Machine) -> Result<Recipe, Error> {
+    Ok(Recipe {
+        rules: rules(config)?,
+        compression: match config.layer().compression {
+            Compression::None => squashfs::Compression::None,
+            Compression::Gzip { level } => squashfs::Compression::Gzip { level },
+            Compression::Zstd { level } => squashfs::Compression::Zstd { level: level.cast_signed() },
+        },
+        block_size: config.layer().block_size,
+        limits: limits(config),
+        max_bytes: config.limits().bytes.unwrap_or(MAX_IMAGE_BYTES),
+        host: machine.host.clone(),
+        kernel: machine.kernel.clone(),
+    })
+}
+
+fn rules(config: &Config) -> Result<Rules, Error> {
+    let permission = |permission| match permission {
+        Permission::Deny => rules::Permission::Refuse,
+        Permission::Allow => rules::Permission::Allow,
+    };
+    let mut rules = Rules::default();
+    rules.hard_links = permission(config.rules().hard_links);
+    rules.set_id = permission(config.rules().setuid);
+    for path in &config.rules().allow {
+        rules.allow(&path.to_string_lossy())?;
+    }
+    for name in &config.rules().xattrs {
+        rules.allow_xattr(name)?;
+    }
+    Ok(rules)
+}
+
+fn limits(config: &Config) -> Limits {
+    let default = Limits::default();
+    let entries = config.limits().entries.map(|entries| u32::try_from(entries).unwrap_or(u32::MAX));
+    Limits { entries: entries.unwrap_or(default.entries), ..default }
+}
+
+/// How to reach registries: timeouts of the configuration, the system's root
+/// certificates where there are any.
+pub fn network(config: &Config) -> fetch::Network {
+    let timeouts = fetch::Timeouts {
+        connect: config.timeouts().connect,
+        idle: config.timeouts().idle,
+        total: config.timeouts().total,
+        ..fetch::Timeouts::default()
+    };
+    // Debian, Fedora, SUSE; the compiled-in roots where there is none.
+    let bundles =
+        ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+    let roots = bundles.iter().find_map(|path| fs::read_to_string(path).ok());
+    fetch::Network { timeouts, roots: roots.map_or(fetch::Roots::WebPki, fetch::Roots::Pem), proxy: None }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

@@ -1,0 +1,72 @@
+//! What ends a command: one variant a stage, each with its subject and cause.
+//!
+//! In: the stages' own errors. Out: [`Error`], its chain as one line, and the
+//! exit code. Nothing else prints an error.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::command::build::WriteImageError;
+use crate::config::Problems;
+use crate::fetch::FetchError;
+use crate::layer::manifest::HostError;
+use crate::layer::rules::RulesError;
+use crate::layer::{BuildError, Unfit};
+use crate::mount::OverlayError;
+use crate::store::{GenerationError, LayerError, StoreError};
+use crate::sys::{self, kmsg};
+
+/// Why a command could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("the configuration is not usable:\n{0}")]
+    Config(Problems),
+    #[error("cannot read {}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("the layer of {image} in the store cannot be used")]
+    Unfit { image: String, source: Unfit },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    System(#[from] sys::Error),
+    #[error(transparent)]
+    WriteImage(#[from] WriteImageError),
+    #[error("cannot {what}")]
+    Boot { what: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{0}")]
+    NotBootable(String),
+}
+
+impl Error {
+    /// 2 for a wrong command line, 1 for everything else.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// The error and its causes: `subject: place: cause`.
+    pub fn chain(&self) -> String {
+        kmsg::chain(self)
+    }
+}
