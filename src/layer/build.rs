@@ -67,7 +67,7 @@ pub enum Cause {
     Verify { number: usize, digest: Digest, source: io::Error },
     #[error("the changesets do not add up")]
     Flatten(#[source] FlattenError),
-    #[error("it breaks the rules for extensions:\n{0}")]
+    #[error("{0}")]
     Rules(Violations),
     #[error("its manifest is not usable:\n{0}")]
     Manifest(Problems),

@@ -208,7 +208,8 @@ fn lift_ratelimit(setting: &Path) -> Ratelimit {
     if std::process::id() != 1 {
         return Ratelimit::Settled;
     }
-    match fs::write(setting, "on") {
+    // The kernel takes the word only with its newline.
+    match fs::write(setting, "on\n") {
         // `/proc` is not mounted yet.
         Err(error) if error.kind() == ErrorKind::NotFound => Ratelimit::Unknown,
         _ => Ratelimit::Settled,
