@@ -85,6 +85,10 @@ impl OverlayBuilder {
             match builder.try_out() {
                 Ok(_) => return Ok(builder),
                 Err(error @ MountError::UnknownFilesystem { .. }) => return Err(error),
+                // KERNEL(6.5): an overlay that takes no parameter by descriptor
+                // is too old for `lowerdir+`; trying that would only put an
+                // error on the console.
+                Err(MountError::Refused { source: Errno::OPNOTSUPP, .. }) => break,
                 Err(error) => log::debug!("no overlay with {method}: {error}"),
             }
         }
