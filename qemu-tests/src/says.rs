@@ -27,11 +27,11 @@ pub fn winner(name: &str) -> String {
     format!("GUEST: winner: {name}")
 }
 
-pub const FETCHING: &str = "plywood: fetching ";
+pub const FETCHING: &str = "plywood: *: fetching ";
 pub const RULE_BROKEN: &str = "plywood: *usr/local/share/open*world-writable";
-pub const DIGEST_MISMATCH: &str = "plywood: *blob sha256:*digest";
+pub const DIGEST_MISMATCH: &str = "plywood: *changeset 1*expected to have digest sha256:*has digest sha256:";
 pub const REGISTRY_DOWN: &str = "plywood: *10.0.2.2:*refused";
-pub const WRONG_PASSWORD: &str = "plywood: *10.0.2.2:*401";
+pub const WRONG_PASSWORD: &str = "plywood: *10.0.2.2:*not authorized";
 pub const UNKNOWN_KEY: &str = "plywood: *config.yaml:5:*onFailure";
 pub const MISSING_ROOT: &str = "plywood: */dev/vdz";
 pub const MISSING_INIT: &str = "plywood: */sbin/nothing";

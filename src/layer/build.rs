@@ -63,8 +63,8 @@ pub enum Cause {
     Open { number: usize, digest: Digest, source: io::Error },
     #[error("changeset {number} ({digest})")]
     Changeset { number: usize, digest: Digest, source: ChangesetError },
-    #[error("changeset {number} ({digest}) is not what it should be")]
-    Verify { number: usize, digest: Digest, source: io::Error },
+    #[error("changeset {number} is not what its digests say")]
+    Verify { number: usize, source: io::Error },
     #[error("the changesets do not add up")]
     Flatten(#[source] FlattenError),
     #[error("{0}")]
@@ -174,17 +174,18 @@ impl Builder<'_> {
         let plain = Decompressor::new(changeset.compression(), &mut blob, *budget).map_err(open)?;
         let mut verified = VerifyingReader::new(plain, *changeset.diff_id(), None);
         let (writer, manifests) = (&mut self.writer, &mut self.manifests);
-        stack
-            .read(&mut verified, &mut |path, size, content| {
-                store_file(writer, manifests, path, (size, content))
-            })
-            .map_err(|source| Cause::Changeset { number, digest, source })?;
+        let read = stack.read(&mut verified, &mut |path, size, content| {
+            store_file(writer, manifests, path, (size, content))
+        });
         // A consumer that stops early has verified nothing.
-        let verify = |source| Cause::Verify { number, digest, source };
-        verified.drain().map_err(verify)?;
+        let drained = if read.is_ok() { verified.drain() } else { Ok(()) };
         *budget -= verified.seen().min(*budget);
         drop(verified);
-        blob.drain().map_err(verify)
+        // Content that is not what was asked for explains every other error.
+        let verify = |source| Cause::Verify { number, source };
+        blob.drain().map_err(verify)?;
+        read.map_err(|source| Cause::Changeset { number, digest, source })?;
+        drained.map_err(verify)
     }
 
     /// Checks the whole, and writes what names the contents.

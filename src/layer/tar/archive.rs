@@ -34,7 +34,8 @@ impl<R: Read> Archive<R> {
     /// skipped. `None` means that the archive is whole and that its reader
     /// was read to the end.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
-        self.blocks.skip(self.data + self.padding)?;
+        self.blocks.skip(self.data)?;
+        self.blocks.skip_padding(self.padding)?;
         (self.data, self.padding) = (0, 0);
         let mut extensions = Extensions::default();
         loop {

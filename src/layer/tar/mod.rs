@@ -13,7 +13,7 @@
 //! | headers | ustar, GNU, and V7 (no magic); unsigned checksum; octal or positive base-256 numbers |
 //! | entries | `0` and NUL (file; NUL with a trailing slash: directory), `1`, `2`, `3`, `4`, `5`, `6` |
 //! | extensions | one pax `x`, or one GNU `L` and one `K`, directly before their entry; `g` with keys that change nothing |
-//! | end | zero blocks to the end of the file, or that end itself, on a block boundary |
+//! | end | zero blocks to the end of the file, or that end itself, on a block boundary or right after the last data |
 //!
 //! What is refused: every other type (`7`, `S` and the other sparse forms,
 //! `D`, `M`, `N`, `V`, `X` …), a size other than 0 on anything but a file

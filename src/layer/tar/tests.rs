@@ -112,6 +112,12 @@ fn data_that_nobody_reads_is_skipped() {
     assert!(archive.next_entry().unwrap().is_none());
 }
 
+#[test]
+fn the_padding_may_be_missing_where_the_archive_ends() {
+    let whole = Tar::new().file("a", b"data").finish();
+    assert_eq!(listing(&whole[..516]).unwrap(), listing(&whole).unwrap());
+}
+
 type Row<'a> = (&'a str, Vec<u8>, Problem);
 
 /// One row is one archive that must be refused, for this reason.
