@@ -33,6 +33,10 @@ impl Disk {
         Self { path, keep: Keep::Writes }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The argument of QEMU's `-drive`.
     pub(crate) fn drive(&self) -> String {
         let snapshot = match self.keep {

@@ -84,6 +84,10 @@ impl Extension {
         write(&source.join("manifest.yaml"), 0o644, &self.manifest);
 
         let layout = dir.join(&self.name);
+        // Packed before: umoci only makes new layouts.
+        if layout.exists() {
+            fs::remove_dir_all(&layout).unwrap_or_else(|error| panic!("{}: {error}", layout.display()));
+        }
         let image = format!("{}:{TAG}", layout.display());
         run(UMOCI.command().arg("init").arg("--layout").arg(&layout));
         run(UMOCI.command().args(["new", "--image", &image]));

@@ -60,6 +60,11 @@ pub enum Root {
 }
 
 impl Root {
+    /// The bytes of the image.
+    pub fn image(self) -> Vec<u8> {
+        read(self.disk().path())
+    }
+
     fn disk(self) -> Disk {
         let (name, file) = match self {
             Root::BusyboxSquashfs => ("root-busybox", "root.squashfs"),

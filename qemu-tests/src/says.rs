@@ -8,6 +8,7 @@ pub const REPORTED: &str = "GUEST: end";
 pub const NO_EXTENSIONS: &str = "GUEST: no extensions.yaml";
 pub const AN_EXTENSION: &str = "GUEST: extensions.yaml: *image:";
 pub const AN_OVERLAY: &str = "GUEST: mount: /* overlay ";
+pub const USR_IS_WRITABLE: &str = "GUEST: /usr is writable";
 pub const USR_IS_READ_ONLY: &str = "GUEST: /usr is read-only";
 pub const A_FAILED_UNIT: &str = "GUEST: failed unit: ";
 pub const DEBIAN: &str = "GUEST: os-release: debian";
@@ -15,6 +16,11 @@ pub const DEBIAN: &str = "GUEST: os-release: debian";
 /// `/etc/extensions.yaml` lists the extension `name` as layer `number`.
 pub fn layer(number: usize, name: &str) -> String {
     format!("GUEST: extensions.yaml: *image: {number:03}.*{name}*.sqsh")
+}
+
+/// `plywood list` shows the extension `name` as layer `number`.
+pub fn listed(number: usize, name: &str) -> String {
+    format!("GUEST: list: {number:03} *{name} ")
 }
 
 /// The extension's program runs.
@@ -35,4 +41,8 @@ pub const WRONG_PASSWORD: &str = "plywood: *10.0.2.2:*not authorized";
 pub const UNKNOWN_KEY: &str = "plywood: *config.yaml:5:*onFailure";
 pub const MISSING_ROOT: &str = "plywood: */dev/vdz";
 pub const MISSING_INIT: &str = "plywood: */sbin/nothing";
+pub const EMERGENCY_SHELL: &str = "plywood: starting /bin/busybox";
+pub const WAITING: &str = "plywood: waiting; Ctrl-Alt-Del reboots";
+pub const NO_ROOT: &str = "plywood: cannot boot: the kernel command line has no root=";
+pub const LEFT_OUT: &str = "plywood: plywood.skip: leaving out hello";
 pub const SKIPPED: &str = "plywood: *skip*";

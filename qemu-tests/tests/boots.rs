@@ -121,7 +121,7 @@ fn twelve_extensions_keep_their_order() {
 #[test]
 fn an_ext4_base() {
     let said = with_layouts("ext4", &hello()).root(Root::BusyboxExt4).boot().powered_off();
-    said.expect(&says::greeting("hello"));
+    said.expect(&says::layer(0, "hello")).expect(&says::greeting("hello")).expect(&says::listed(0, "hello"));
 }
 
 #[test]
@@ -197,4 +197,74 @@ fn a_root_device_that_never_appears_is_named() {
 fn a_missing_init_is_noticed_before_the_hand_off() {
     let machine = with_layouts("no-init", &hello()).root(Root::BusyboxSquashfs).append("init=/sbin/nothing");
     machine.boot().restarted().expect(says::MISSING_INIT).expect_never("Kernel panic");
+}
+
+#[test]
+fn a_root_by_label() {
+    let machine = with_layouts("label", &hello()).root(Root::BusyboxExt4).append("root=LABEL=busybox");
+    machine.boot().powered_off().expect(&says::greeting("hello"));
+}
+
+#[test]
+fn a_root_that_is_an_image_in_the_initramfs() {
+    let image = Root::BusyboxSquashfs.image();
+    let machine = with_layouts("image", &hello()).file("/root.squashfs", 0o644, &image);
+    machine.append("root=/root.squashfs").boot().powered_off().expect(&says::greeting("hello"));
+}
+
+#[test]
+fn writes_go_to_memory_where_the_configuration_says_so() {
+    let yaml = config(&["oci:/extensions/hello".into()], "plywood: {overlay: {writable: tmpfs}}\n");
+    let machine = with_layouts("tmpfs", &hello()).config(&yaml).root(Root::BusyboxSquashfs);
+    machine.boot().powered_off().expect(says::USR_IS_WRITABLE).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn writes_stay_on_the_state_volume_where_the_configuration_says_so() {
+    let yaml = config(&["oci:/extensions/hello".into()], "plywood: {overlay: {writable: persistent}}\n");
+    let state = Disk::empty("persistent", "PLYWOOD");
+    let machine = with_layouts("persistent", &hello()).config(&yaml).root(Root::BusyboxSquashfs);
+    let said = machine.append(STATE).disk(state).boot().powered_off();
+    said.expect(says::USR_IS_WRITABLE).expect(&says::greeting("hello"));
+}
+
+#[test]
+fn the_command_line_leaves_an_extension_out() {
+    let machine = with_layouts("left-out", &hello()).root(Root::BusyboxSquashfs).append("plywood.skip=hello");
+    let said = machine.boot().powered_off();
+    said.expect(says::LEFT_OUT).expect(says::REPORTED).expect_never(&says::greeting("hello"));
+}
+
+#[test]
+fn the_command_line_switches_plywood_off() {
+    let machine = with_layouts("off", &hello()).root(Root::BusyboxSquashfs).append("plywood=0");
+    machine.boot().powered_off().expect(says::NO_EXTENSIONS).expect_never(says::AN_OVERLAY);
+}
+
+#[test]
+fn a_failure_reboots_where_the_plain_root_is_not_wanted() {
+    let evil = [Extension::new("evil").file("usr/local/share/open", 0o666, "anyone may write here\n")];
+    let machine = with_layouts("strict", &evil).root(Root::BusyboxSquashfs);
+    let said = machine.append("plywood.onfailure=reboot").boot().restarted();
+    said.expect(says::RULE_BROKEN).expect_never(says::REPORTED);
+}
+
+#[test]
+fn a_shell_opens_where_it_is_allowed() {
+    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is not installed (make deps)");
+    let machine = with_layouts("shell", &hello()).file("/bin/busybox", 0o755, &busybox);
+    let mut console = machine.append("panic=0 rd.shell").boot();
+    console.expect(says::EMERGENCY_SHELL);
+    console.send("echo answer $((40 + 2))");
+    console.expect("answer 42");
+    console.send("exit");
+    console.restarted().expect(says::NO_ROOT);
+}
+
+#[test]
+fn without_a_way_on_the_reason_stays_on_the_screen() {
+    let mut console = with_layouts("wait", &hello()).append("panic=0").boot();
+    console.expect(says::NO_ROOT);
+    console.expect(says::WAITING);
+    console.power_cut();
 }

@@ -36,3 +36,10 @@ pub struct Error {
 fn failed(call: &'static str, what: impl ToString) -> impl FnOnce(Errno) -> Error {
     move |source| Error { call, what: what.to_string(), source }
 }
+
+/// Where only the kind of an error matters; the call it came from is lost.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        error.source.into()
+    }
+}

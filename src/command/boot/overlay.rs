@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::Boot;
@@ -15,7 +17,8 @@ use crate::config::{self, Config, Hierarchies, Source};
 use crate::error::Error;
 use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable};
 use crate::store::{Generation, Layer, LayerEntry};
-use crate::sys::mount::{self, Submounts};
+use crate::sys::directory::{self, Symlinks};
+use crate::sys::mount::{self, Options, Submounts};
 
 /// The directory that lies above all layers.
 const TOP: &str = "/run/plywood/top";
@@ -37,6 +40,7 @@ impl Boot {
             return Ok(None);
         }
         let cover = self.cover(&config, &layers)?;
+        self.make_hierarchies(&cover)?;
         let extensions = generation.extensions()?;
         let form = Form { writable: writable(&config), top: write_top(&cover, &extensions)?, cover };
         let files = layers.iter().map(|(entry, layer)| open(entry, layer)).collect::<Result<Vec<_>, _>>()?;
@@ -90,20 +94,71 @@ impl Boot {
     }
 
     /// Shows the list of extensions where no overlay does: a file in memory
-    /// over the one on the base, which is made if the base can be written.
+    /// over one on the base. A symlink there is the base's own way to show it.
     fn show_extensions(&self, extensions: &str) {
         let memory = Path::new("/run/plywood/extensions.yaml");
-        let target = self.root.join(EXTENSIONS);
-        let result = fs::write(memory, extensions).map_err(|error| error.to_string()).and_then(|()| {
-            if !target.exists() {
-                fs::write(&target, "").map_err(|error| error.to_string())?;
+        let shown = fs::write(memory, extensions).and_then(|()| {
+            let etc = self.on_writable_base(|| directory_on(&self.root, Path::new("etc")))?;
+            let target = path_of(&etc).join("extensions.yaml");
+            match fs::symlink_metadata(&target) {
+                Ok(metadata) if metadata.is_symlink() => return Ok(()),
+                Ok(_) => {}
+                Err(_) => self.on_writable_base(|| fs::write(&target, ""))?,
             }
-            mount::bind(memory, &target, Submounts::Leave).map_err(|error| error.to_string())
+            Ok(mount::bind(memory, &target, Submounts::Leave)?)
         });
-        if let Err(error) = result {
+        if let Err(error) = shown {
             log::warn!("/{EXTENSIONS} is not shown, see {} instead: {error}", memory.display());
         }
     }
+
+    /// Makes the directories of the base that are to become overlays.
+    fn make_hierarchies(&self, cover: &Cover) -> Result<(), Error> {
+        let Cover::Hierarchies(hierarchies) = cover else { return Ok(()) };
+        for hierarchy in hierarchies {
+            let relative = hierarchy.strip_prefix("/").unwrap_or(hierarchy);
+            self.on_writable_base(|| directory_on(&self.root, relative))
+                .map_err(|source| Error::Write { path: hierarchy.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a change to the base; if the base is mounted read-only, it is
+    /// remounted for the moment. Only for what has to be there once to mount
+    /// something over it, and stays.
+    fn on_writable_base<T>(&self, change: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match change() {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            result => return result,
+        }
+        let flags = self.parameters.root_flags.as_deref().unwrap_or_default();
+        log::info!("remounting the root read-write to make a mount point on it, once");
+        mount::remount(&self.root, &Options::parse(flags).and("rw"))?;
+        let result = change();
+        mount::remount(&self.root, &Options::parse(flags).and("ro"))?;
+        result
+    }
+}
+
+/// Opens a directory of the base, and makes it if it is missing. Symlinks on
+/// the way stay inside the base.
+fn directory_on(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let root = directory::open(root)?;
+    let mut found = directory::open_in_root(&root, Path::new(""), Symlinks::Follow)?;
+    let mut leading: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    leading.reverse();
+    for part in leading {
+        let parent = found.take().ok_or(io::ErrorKind::NotFound)?;
+        found = match (directory::open_in_root(&root, part, Symlinks::Follow)?, part.file_name()) {
+            (None, Some(name)) => Some(directory::make(&parent, Path::new(name), &parent)?),
+            (there, _) => there,
+        };
+    }
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn path_of(directory: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }
 
 fn open(entry: &LayerEntry, layer: &Layer) -> Result<LayerFile, Error> {

@@ -1,8 +1,8 @@
 //! The base: finds what `root=` names and mounts it.
 //!
 //! In: the kernel command line, devices as they appear. Out: the base system
-//! mounted at [`SYSROOT`]. Invariant: nothing is written to the root device
-//! unless `rw` or the place of the state directory asks for it.
+//! mounted at [`SYSROOT`]. Invariant: the root is read-only unless `rw` says
+//! otherwise.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
