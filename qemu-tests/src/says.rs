@@ -41,7 +41,7 @@ pub const WRONG_PASSWORD: &str = "plywood: *10.0.2.2:*not authorized";
 pub const UNKNOWN_KEY: &str = "plywood: *config.yaml:5:*onFailure";
 pub const MISSING_ROOT: &str = "plywood: */dev/vdz";
 pub const MISSING_INIT: &str = "plywood: */sbin/nothing";
-pub const EMERGENCY_SHELL: &str = "plywood: starting /bin/busybox";
+pub const EMERGENCY_SHELL: &str = "plywood: starting *leaving the shell reboots";
 pub const WAITING: &str = "plywood: waiting; Ctrl-Alt-Del reboots";
 pub const NO_ROOT: &str = "plywood: cannot boot: the kernel command line has no root=";
 pub const LEFT_OUT: &str = "plywood: plywood.skip: leaving out hello";
