@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::record::{Inode, Record, Records, Text};
+use super::record::{Inode, Record, Recorded, Records, Text};
 use super::{ChangesetError, Limits};
 use crate::layer::tar::path::split;
 
@@ -63,7 +63,9 @@ impl Index {
             if !kept_record.content.is_directory() || !record.content.is_directory() {
                 repeated = Some(record);
             }
-            std::mem::swap(later, kept);
+            if record.content != Recorded::Implied {
+                std::mem::swap(later, kept);
+            }
             true
         });
         match repeated {

@@ -19,6 +19,7 @@ pub use name::{EmptyWhiteout, EntryName};
 
 use super::rules::Permission;
 use super::squashfs::FileId;
+use super::tar::path::split;
 use super::tar::{Archive, Entry, EntryPath, Kind, TarError};
 use super::tree::Directory;
 use crate::text::Escaped;
@@ -119,8 +120,8 @@ impl Stack {
         Self { changesets: Vec::new(), limits, hard_links }
     }
 
-    /// Reads the next lower changeset to the end of its tar. Entries that
-    /// those above certainly hide are as if they were not there.
+    /// Reads the next lower changeset to the end of its tar. Of an entry that
+    /// those above certainly hide, only the directories above it count.
     pub fn read(&mut self, tar: impl Read, store: &mut StoreFile<'_>) -> Result<(), ChangesetError> {
         let mut reading = Reading { archive: Archive::new(tar), records: Records::default() };
         while let Some(entry) = reading.archive.next_entry()? {
@@ -131,7 +132,10 @@ impl Stack {
                 Ok(EntryName::Metadata) => {}
                 Ok(EntryName::Opaque { directory }) => records.opaque(directory, limits)?,
                 Ok(EntryName::Whiteout { target }) => records.whiteout(&target, limits)?,
-                Ok(EntryName::Create) if self.hides(entry.path.as_bytes()) => {}
+                Ok(EntryName::Create) if self.hides(entry.path.as_bytes()) => {
+                    let parent = self.visible_parent(entry.path.as_bytes());
+                    reading.records.push(parent, Inode::IMPLIED, &mut self.limits)?;
+                }
                 Ok(EntryName::Create) => reading.create(entry, &mut self.limits, store)?,
             }
         }
@@ -141,6 +145,18 @@ impl Stack {
 
     fn hides(&self, path: &[u8]) -> bool {
         self.hard_links == Permission::Refuse && self.changesets.iter().any(|upper| upper.hides(path))
+    }
+
+    /// The lowest directory that a hidden path still implies.
+    fn visible_parent<'p>(&self, path: &'p [u8]) -> &'p [u8] {
+        let mut at = path;
+        while let Some((directory, _)) = split(at) {
+            at = directory;
+            if !self.hides(at) {
+                break;
+            }
+        }
+        at
     }
 
     /// Adds the changesets up, with exactly the semantics of the image-spec

@@ -62,7 +62,7 @@ impl Inode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recorded {
     Directory,
-    /// A directory that other paths run through.
+    /// A directory that other paths run through, with no entry of its own.
     Implied,
     File(FileId),
     /// A kernel module and the machine it is for.

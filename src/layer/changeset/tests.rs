@@ -180,6 +180,22 @@ fn whiteouts_act_on_lower_changesets_only() {
         ),
         ("an opaque marker alone", &[lower(), opaque()], &["a 700 0 /"]),
         ("an opaque root", &[lower(), tar().file(".wh..wh..opq", b"").file("h", b"2")], &["h 644 1 = 2"]),
+        (
+            "directories that only hidden entries imply",
+            &[
+                tar().file("a/b/f", b"1").file("c/d/f", b"1"),
+                tar().file("a/.wh.b", b"").file("c/.wh..wh..opq", b""),
+            ],
+            &["a 755 0 /", "c 755 0 /"],
+        ),
+        (
+            "a directory that hidden entries imply and an entry describes",
+            &[
+                tar().file("a/f", b"1").directory_with("a", 0o700).file("a/g", b"1"),
+                tar().file("a/.wh.f", b"").file("a/.wh.g", b""),
+            ],
+            &["a 700 0 /"],
+        ),
         ("an opaque file", &[tar().file("a", b"1"), opaque()], &["a 644 0 = 1"]),
         (
             "two opaque markers",
