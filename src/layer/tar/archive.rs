@@ -65,7 +65,10 @@ impl<R: Read> Archive<R> {
             return Err(TarError::Archive { at, problem: Problem::ExtensionTooLong { size, limit } });
         }
         let data = self.blocks.bytes(size)?;
-        self.blocks.skip(padding(size))?;
+        // tarfile takes what stands here for further pax records.
+        if self.blocks.bytes(padding(size))?.iter().any(|&byte| byte != 0) {
+            return Err(TarError::Archive { at, problem: Problem::ExtensionPadding });
+        }
         Ok(data)
     }
 
@@ -109,8 +112,11 @@ fn apply(typeflag: u8, mut data: Vec<u8>, extensions: &mut Extensions) -> Result
         b'g' => pax::check_global(&data).map_err(Problem::Pax)?,
         b'x' => extensions.pax = Some(Pax::parse(&data).map_err(Problem::Pax)?),
         _ => {
-            // The one NUL at the end belongs to the format, any other to the name.
-            data.pop_if(|last| *last == 0);
+            // The NUL at the end belongs to the format, any other to the name.
+            // Without it tarfile reads on.
+            if data.pop() != Some(0) {
+                return Err(Problem::Unterminated);
+            }
             match typeflag {
                 b'L' => extensions.name = Some(data),
                 _ => extensions.link = Some(data),

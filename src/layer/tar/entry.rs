@@ -64,6 +64,10 @@ pub(super) fn name(header: &Header, extensions: &Extensions) -> Vec<u8> {
 impl Entry {
     pub(super) fn new(at: u64, header: Header, extensions: Extensions) -> Result<Self, Problem> {
         let name = name(&header, &extensions);
+        // Whether it is a directory hangs on the name, and parsers differ on which.
+        if header.typeflag == 0 && name != header.name {
+            return Err(Problem::OldType);
+        }
         let pax = extensions.pax.unwrap_or_default();
         let size = pax.size.unwrap_or(header.size);
         let path = EntryPath::parse(&name).map_err(Problem::Name)?;

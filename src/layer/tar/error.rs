@@ -29,10 +29,14 @@ pub enum Problem {
     Checksum,
     #[error("unknown header format")]
     Magic,
+    #[error("name prefix in a header of a format without one")]
+    Prefix,
     #[error("{field} {problem}")]
     Number { field: &'static str, problem: NumberProblem },
     #[error("unsupported entry type `{}`", Escaped::new(&[*.0]))]
     Type(u8),
+    #[error("an extended name for an entry of the old type NUL")]
+    OldType,
     #[error("sparse files are not supported")]
     Sparse,
     #[error("the name {0}")]
@@ -51,6 +55,10 @@ pub enum Problem {
     ExtensionTooLong { size: u64, limit: u64 },
     #[error("extension header of type `{}` in a header of another format", Escaped::new(&[*.0]))]
     ExtensionFormat(u8),
+    #[error("bytes other than zero in the padding of an extension header")]
+    ExtensionPadding,
+    #[error("long name without a NUL at its end")]
+    Unterminated,
     #[error("extension headers that conflict or repeat")]
     ExtensionConflict,
     #[error("extension header without an entry")]

@@ -46,9 +46,13 @@ impl Header {
             _ => return Err(Problem::Magic),
         };
         let mut name = Vec::new();
-        if format == Format::Posix && block[345] != 0 {
+        if block[345] != 0 {
             name.extend_from_slice(text(&block[345..500]));
             name.push(b'/');
+        }
+        // GNU tar once kept times there, and some parsers take them for a prefix.
+        if format != Format::Posix && block[345..500].iter().any(|&byte| byte != 0) {
+            return Err(Problem::Prefix);
         }
         name.extend_from_slice(text(&block[..100]));
         Ok(Self {

@@ -51,11 +51,10 @@ fn octal(field: &[u8]) -> Result<u64, NumberProblem> {
     let digits = &field[start..];
     let end = digits.iter().position(is_filler).unwrap_or(digits.len());
     let (digits, rest) = digits.split_at(end);
-    match digits.first() {
-        Some(b'-') => Err(NumberProblem::Negative),
-        Some(_) if rest.iter().all(is_filler) => number(digits, 8),
-        _ => Err(NumberProblem::Malformed),
+    if !rest.iter().all(is_filler) {
+        return Err(NumberProblem::Malformed);
     }
+    number(digits, 8)
 }
 
 fn number(digits: &[u8], radix: u64) -> Result<u64, NumberProblem> {
@@ -109,7 +108,7 @@ mod tests {
             (b"\x00644", Err(Malformed)),
             (b"0x1f", Err(Malformed)),
             (b"+644", Err(Malformed)),
-            (b"-644", Err(Negative)),
+            (b"-644", Err(Malformed)),
             (b"689\0", Err(Malformed)),
             (b"7777777777777777777777777", Err(TooLarge)),
             (b"\x80\0\0\0\0\0\0\x01", Ok(1)),
@@ -131,6 +130,7 @@ mod tests {
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok(0)),
             (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", Ok(u32::MAX)),
             (b"yesterday", Err(NumberProblem::Malformed)),
+            (b"-1", Err(NumberProblem::Malformed)),
         ] {
             assert_eq!(time(field), expected, "{}", field.escape_ascii());
         }

@@ -164,6 +164,8 @@ fn broken_headers_and_ends_are_refused() {
         ("checksum", checksum, Checksum),
         ("no tar at all", b"#!/bin/sh\n".repeat(100), Checksum),
         ("unknown magic", tar().header(file(b"f").bytes(257, b"usrat\x0000")).finish(), Magic),
+        ("GNU with a prefix", tar().header(file(b"f").gnu().bytes(345, b"a")).finish(), Prefix),
+        ("V7 with a prefix", tar().header(file(b"f").v7().bytes(350, b"a")).finish(), Prefix),
         ("version NUL", tar().header(file(b"f").bytes(263, b"\0\0")).finish(), Magic),
         (
             "negative size",
@@ -173,7 +175,7 @@ fn broken_headers_and_ends_are_refused() {
         (
             "signed size",
             tar().header(file(b"f").bytes(124, b"-0000000001\0")).finish(),
-            number("the size", NumberProblem::Negative),
+            number("the size", NumberProblem::Malformed),
         ),
         (
             "size of 2^63",
@@ -346,6 +348,16 @@ fn extensions_that_parsers_may_apply_differently_are_refused() {
         ),
         ("pax at the end", tar().pax(&[("path", b"a")]).finish(), DanglingExtension),
         ("GNU name at the end", tar().file("f", b"").gnu_long(b'L', b"a").unfinished(), DanglingExtension),
+        (
+            "GNU name for a V7 file",
+            tar().gnu_long(b'L', b"d/").header(Header::new(0, b"d").v7()).finish(),
+            OldType,
+        ),
+        (
+            "pax name for a V7 directory",
+            tar().pax(&[("path", b"d")]).header(Header::new(0, b"d/")).finish(),
+            OldType,
+        ),
         ("link name for a file", pax(&[("linkpath", b"a")]), DanglingLink),
         (
             "GNU link name for a file",
@@ -357,6 +369,17 @@ fn extensions_that_parsers_may_apply_differently_are_refused() {
             tar().entry(Header::new(b'g', b"g"), b"9 path=a\n").finish(),
             Pax(PaxProblem::Global(b"path".to_vec())),
         ),
+        (
+            "a record in the padding",
+            tar().header(Header::new(b'x', b"x").size(6)).data(b"6 a=b\n6 c=d\n").finish(),
+            ExtensionPadding,
+        ),
+        (
+            "GNU name without NUL",
+            tar().entry(Header::new(b'L', b"x").gnu(), b"name").header(file(b"f")).finish(),
+            Unterminated,
+        ),
+        ("nothing as GNU name", tar().entry(Header::new(b'L', b"x").gnu(), b"").finish(), Unterminated),
         ("pax record", tar().entry(Header::new(b'x', b"x"), b"7 a=b\n").finish(), Pax(PaxProblem::Record)),
     ]);
 }
