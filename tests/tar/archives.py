@@ -1,0 +1,107 @@
+"""Writes random archives and what tarfile reads from them.
+
+archives.py good|damaged COUNT DIRECTORY: for each seed SEED.tar and SEED.list,
+a line an entry: type mode uid:gid mtime size crc32 path target.
+"""
+
+import io
+import os
+import random
+import sys
+import tarfile
+import zlib
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+KINDS = {
+    tarfile.DIRTYPE: "directory",
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.LNKTYPE: "link",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "fifo",
+}
+
+
+def name(rng, longest):
+    parts = []
+    while not parts or rng.random() < 0.6:
+        alphabet = rng.choice(["ab", "a b.-_~", "aöß€😀"])
+        parts.append("x" + "".join(rng.choice(alphabet) for _ in range(rng.choice([1, 5, 40, 60]))))
+    text = "/".join(parts)
+    while len(text.encode()) > longest:
+        text = text[: len(text) // 2].rstrip("/")
+    return text
+
+
+def write(rng, form):
+    out = io.BytesIO()
+    longest = 90 if form == tarfile.USTAR_FORMAT else 2000
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for _ in range(rng.randrange(6)):
+            info = tarfile.TarInfo(rng.choice(["", "./", "/"]) + name(rng, longest))
+            info.type = rng.choice([k for k in KINDS if k != tarfile.AREGTYPE] + [tarfile.REGTYPE] * 3)
+            info.mode = rng.randrange(0o10000)
+            big = 0o7777777 if form == tarfile.USTAR_FORMAT else 2**32 - 1
+            info.uid, info.gid = rng.randrange(big), rng.randrange(1000)
+            info.mtime = rng.choice([0, 1700000000, 2**32 - 1])
+            if form == tarfile.PAX_FORMAT:
+                info.mtime += rng.choice([0, 0.5])
+                if rng.random() < 0.3:
+                    info.pax_headers = {"comment": "c" * rng.randrange(600), "SCHILY.xattr.user.a": "ö"}
+            if info.type in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                info.linkname = name(rng, longest)
+            data = rng.randbytes(rng.choice([0, 1, 511, 512, 513, 5000])) if info.isreg() else b""
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return bytearray(out.getvalue())
+
+
+def damage(rng, archive):
+    """Changes some bytes of a header and makes its checksum fit again."""
+    if len(archive) < 2048:
+        return
+    at = 512 * rng.randrange(len(archive) // 512)
+    fields = [(0, 100), (100, 8), (108, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)]
+    start, length = rng.choice(fields)
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        archive[at + start + rng.randrange(length)] = rng.choice(b"\0 /.-017axgLKS5\x80\xff")
+    archive[at + 148 : at + 156] = b" " * 8
+    archive[at + 148 : at + 156] = b"%06o\0 " % sum(archive[at : at + 512])
+
+
+def normal(path):
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def listing(archive):
+    lines = []
+    with tarfile.open(fileobj=io.BytesIO(bytes(archive)), errors="surrogateescape") as members:
+        for info in members:
+            data = members.extractfile(info).read() if info.isreg() else b""
+            target = info.linkname if info.issym() else normal(info.linkname) if info.islnk() else ""
+            time = min(max(int(info.mtime), 0), 2**32 - 1)
+            hexed = [os.fsencode(text).hex() for text in (normal(info.name), target)]
+            fields = [KINDS.get(info.type, "unknown"), "%o" % (info.mode & 0o7777), f"{info.uid}:{info.gid}"]
+            lines.append(" ".join(map(str, [*fields, time, info.size, zlib.crc32(data), *hexed])))
+    return lines
+
+
+def main(what, count, directory):
+    for seed in range(int(count)):
+        rng = random.Random(f"{what} {seed}")
+        archive = write(rng, FORMATS[seed % len(FORMATS)])
+        if what == "damaged":
+            damage(rng, archive)
+        try:
+            lines = listing(archive)
+        except Exception as error:  # tarfile raises almost anything on damaged archives
+            lines = [f"refused: {error}"]
+        with open(os.path.join(directory, f"{seed}.tar"), "wb") as file:
+            file.write(archive)
+        with open(os.path.join(directory, f"{seed}.list"), "w") as file:
+            file.writelines(line + "\n" for line in lines)
+
+
+main(*sys.argv[1:])
