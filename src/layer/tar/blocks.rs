@@ -4,21 +4,24 @@
 //! bytes and the bytes between them. Invariant: a reader that ends anywhere
 //! but between blocks is [`Problem::Truncated`].
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 
 use super::error::{Problem, TarError};
 
 /// Everything in an archive starts at a multiple of this.
 pub(super) const BLOCK: usize = 512;
 
+/// Headers are small, and each read below may cost a call of the kernel.
+const BUFFER: usize = 64 * 1024;
+
 pub(super) struct Blocks<R> {
-    reader: R,
+    reader: BufReader<R>,
     position: u64,
 }
 
 impl<R: Read> Blocks<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, position: 0 }
+        Self { reader: BufReader::with_capacity(BUFFER, reader), position: 0 }
     }
 
     /// Bytes read so far.
