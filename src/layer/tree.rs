@@ -101,6 +101,24 @@ impl Directory {
         self.0.retain(|(name, node)| keep(name, node));
     }
 
+    /// Adds the children of another directory. Of two that have one name,
+    /// `both` is given the name, the one held and the other, which is dropped.
+    pub fn absorb(&mut self, mut other: Self, mut both: impl FnMut(&[u8], &mut Node, &mut Node)) {
+        if self.is_empty() {
+            std::mem::swap(self, &mut other);
+        }
+        self.0.append(&mut other.0);
+        self.0.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.0.dedup_by(|(name, later), (held_name, held)| {
+            let repeated = name == held_name;
+            if repeated {
+                both(name, held, later);
+            }
+            repeated
+        });
+        self.0.shrink_to_fit();
+    }
+
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Box<[u8]>, &Node)> + ExactSizeIterator {
         self.0.iter().map(|(name, node)| (name, node))
     }
@@ -158,17 +176,9 @@ impl Node {
 /// Of several children with one name the last stays.
 impl FromIterator<(Box<[u8]>, Node)> for Directory {
     fn from_iter<I: IntoIterator<Item = (Box<[u8]>, Node)>>(children: I) -> Self {
-        let mut children: Vec<_> = children.into_iter().collect();
-        children.sort_by(|(a, _), (b, _)| a.cmp(b));
-        children.dedup_by(|later, kept| {
-            let repeated = later.0 == kept.0;
-            if repeated {
-                std::mem::swap(later, kept);
-            }
-            repeated
-        });
-        children.shrink_to_fit();
-        Self(children)
+        let mut directory = Self::new();
+        directory.absorb(Self(children.into_iter().collect()), |_, held, later| std::mem::swap(held, later));
+        directory
     }
 }
 

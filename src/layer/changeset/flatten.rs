@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::elf::ElfMachine;
 use super::index::Index;
 use super::record::{Record, Recorded};
-use super::{FlattenError, ImageTree, KernelModule};
+use super::{FlattenError, ImageTree};
 use crate::layer::rules::Permission;
 use crate::layer::squashfs::FileId;
 use crate::layer::tar::path::{components, join, split};
@@ -26,28 +26,18 @@ pub(super) fn flatten(
     changesets: impl Iterator<Item = Index>,
     hard_links: Permission,
 ) -> Result<ImageTree, FlattenError> {
-    let mut root = Directory::new();
-    let mut modules = BTreeMap::new();
+    let (mut root, mut modules) = (Directory::new(), BTreeMap::new());
     for (number, index) in changesets.enumerate() {
         let mut changeset = Changeset { index, number: u16::try_from(number).unwrap_or(u16::MAX) };
         changeset.erase(&mut root);
         root = changeset.merge(root, b"")?;
-        changeset.note_modules(&mut modules);
+        modules.extend(changeset.modules());
         if hard_links == Permission::Allow {
-            changeset.resolve_links(&mut root, &mut modules);
+            changeset.resolve_links(&mut root);
         }
     }
-    let modules = modules
-        .into_iter()
-        .filter(|(path, (id, _))| {
-            root.walk(components(path)).is_some_and(|node| node.content == Content::File(*id))
-        })
-        .map(|(path, (_, machine))| KernelModule { path, machine })
-        .collect();
     Ok(ImageTree { root, modules })
 }
-
-type Modules = BTreeMap<Vec<u8>, (FileId, ElfMachine)>;
 
 struct Changeset {
     index: Index,
@@ -86,7 +76,8 @@ impl Changeset {
         }
         let mut merged = Vec::with_capacity(lower.len() + upper.len());
         let mut lower = lower.into_iter().peekable();
-        for record in upper {
+        for rank in upper {
+            let record = self.index.ranked(rank);
             let name: Box<[u8]> = self.index.records.get(record.name).into();
             while let Some(below) = lower.next_if(|(below, _)| *below < name) {
                 merged.push(below);
@@ -140,18 +131,17 @@ impl Changeset {
         Node { attributes: record.attributes, changeset: self.number, xattrs, content }
     }
 
-    fn note_modules(&self, modules: &mut Modules) {
-        for &record in &self.index.records.records {
-            if let Recorded::Module(id, machine) = record.content {
-                modules.insert(self.index.records.path(record), (id, machine));
-            }
-        }
+    fn modules(&self) -> impl Iterator<Item = (FileId, ElfMachine)> {
+        self.index.records.records.iter().filter_map(|record| match record.content {
+            Recorded::Module(id, machine) => Some((id, machine)),
+            _ => None,
+        })
     }
 
     /// Turns hard links into second names of the files they link to, in the
     /// tar's order: what a link names must stand before it, or be lower. One
     /// that names anything else stays what it is, for the rules to refuse.
-    fn resolve_links(&self, root: &mut Directory, modules: &mut Modules) {
+    fn resolve_links(&self, root: &mut Directory) {
         let records = &self.index.records;
         for (at, &record) in records.records.iter().enumerate() {
             let Recorded::HardLink(target) = record.content else { continue };
@@ -168,12 +158,8 @@ impl Changeset {
                 continue;
             };
             let file = Node { changeset: self.number, ..file.clone() };
-            let path = records.path(record);
-            if let Some(link) = root.walk_mut(components(&path)) {
+            if let Some(link) = root.walk_mut(components(&records.path(record))) {
                 *link = file;
-            }
-            if let Some(module) = modules.get(target).copied() {
-                modules.insert(path, module);
             }
         }
     }

@@ -78,7 +78,7 @@ impl Index {
     fn missing_directories(&self, limits: &mut Limits) -> Result<BTreeSet<Vec<u8>>, ChangesetError> {
         let mut missing = BTreeSet::new();
         let mut last = None;
-        for record in self.ordered(0..self.order.len()) {
+        for record in (0..self.order.len()).map(|rank| self.ranked(rank)) {
             let mut path = self.records.get(record.directory);
             if last.replace(path) == Some(path) {
                 continue;
@@ -100,19 +100,16 @@ impl Index {
         Ok(missing)
     }
 
-    fn ordered(&self, range: Range<usize>) -> impl Iterator<Item = Record> {
-        self.order[range].iter().map(|&at| self.records.records[at as usize])
+    /// A record by its rank in the order of paths.
+    pub(super) fn ranked(&self, rank: usize) -> Record {
+        self.records.records[self.order[rank] as usize]
     }
 
-    /// The records in a directory, by name.
-    pub(super) fn children(&self, directory: &[u8]) -> Vec<Record> {
-        let start = self
-            .order
-            .partition_point(|&at| self.records.get(self.records.records[at as usize].directory) < directory);
-        let count = self.order[start..].partition_point(|&at| {
-            self.records.get(self.records.records[at as usize].directory) == directory
-        });
-        self.ordered(start..start + count).collect()
+    /// The ranks of what is in a directory, by name.
+    pub(super) fn children(&self, directory: &[u8]) -> Range<usize> {
+        let of = |at: u32| self.records.get(self.records.records[at as usize].directory);
+        let start = self.order.partition_point(|&at| of(at) < directory);
+        start..start + self.order[start..].partition_point(|&at| of(at) == directory)
     }
 
     /// A path's record and its place in the tar.

@@ -12,6 +12,7 @@ mod index;
 mod name;
 mod record;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 pub use elf::ElfMachine;
@@ -89,16 +90,9 @@ pub struct ImageTree {
     /// The children of the image's root. The root's own attributes never
     /// matter: the image's root is not what is mounted.
     pub root: Directory,
-    /// Every `*.ko` below `lib/modules` in `rootfs`, sorted by path.
-    pub modules: Vec<KernelModule>,
-}
-
-/// A kernel module in an image. Compressed ones are not looked into.
-#[derive(Debug, PartialEq, Eq)]
-pub struct KernelModule {
-    /// From the image's root, joined by slashes.
-    pub path: Vec<u8>,
-    pub machine: ElfMachine,
+    /// For whom every `*.ko` below `lib/modules` in `rootfs` is, also those
+    /// that are no longer in the tree. Compressed ones are not looked into.
+    pub modules: BTreeMap<FileId, ElfMachine>,
 }
 
 /// Stores the content of a regular file: path, size in bytes, content. What

@@ -122,14 +122,13 @@ pub struct RulesHost {
 /// is not to be used.
 pub fn check(image: &mut ImageTree, rules: &Rules, host: &RulesHost) -> Result<(), Violations> {
     let mut found = Violations::default();
-    check_machines(image, host, &mut found);
     check_top_level(image, &mut found);
     if let Some(rootfs) = image.root.get_mut(b"rootfs") {
         if let Content::Directory(children) = &mut rootfs.content {
             relocate(children, &mut found);
         }
         check_release(rootfs, host, &mut found);
-        Walk::new(rules, &mut found).rootfs(rootfs);
+        Walk { rules, machine: host.machine, modules: &image.modules, found: &mut found }.rootfs(rootfs);
     }
     found.into_result()
 }
@@ -150,15 +149,6 @@ fn check_top_level(image: &ImageTree, found: &mut Violations) {
         if image.root.get(name.as_bytes()).is_none() {
             found.add(name.as_bytes(), Rule::Missing, None);
         }
-    }
-}
-
-fn check_machines(image: &ImageTree, host: &RulesHost, found: &mut Violations) {
-    let Some(expected) = host.machine else { return };
-    for module in image.modules.iter().filter(|module| module.machine != expected) {
-        let changeset =
-            image.root.walk(super::tar::path::components(&module.path)).map(|node| node.changeset);
-        found.add(&module.path, Rule::ModuleMachine { expected, found: module.machine }, changeset);
     }
 }
 

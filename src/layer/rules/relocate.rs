@@ -4,8 +4,6 @@
 //! on. Invariant: no real directory is left where a merged-usr base has a
 //! symlink, since it would hide all that is behind that symlink.
 
-use std::collections::BTreeMap;
-
 use super::violation::{Rule, Violations};
 use crate::layer::tar::path::{components, join};
 use crate::layer::tree::{Attributes, Content, Directory, Node};
@@ -46,24 +44,14 @@ fn make_directory<'a>(root: &'a mut Directory, path: &str, changeset: u16) -> Op
 /// Adds `old` to `target`. Directories are merged, those of `target` keep
 /// their attributes. `(new, old)` are the paths of the two.
 fn merge(target: &mut Directory, old: Directory, paths: (&[u8], &[u8]), found: &mut Violations) {
-    if target.is_empty() {
-        *target = old;
-        return;
-    }
-    let mut merged: BTreeMap<_, _> = std::mem::take(target).into_iter().collect();
-    for (name, node) in old {
-        let Some(held) = merged.get_mut(&name) else {
-            merged.insert(name, node);
-            continue;
-        };
-        let (new, old) = (join(paths.0, &name), join(paths.1, &name));
-        match (&mut held.content, node.content) {
+    target.absorb(old, |name, held, other| {
+        let (new, old) = (join(paths.0, name), join(paths.1, name));
+        match (&mut held.content, &mut other.content) {
             (Content::Directory(target), Content::Directory(children)) => {
-                merge(target, children, (&new, &old), found);
+                merge(target, std::mem::take(children), (&new, &old), found);
             }
-            (held, other) if *held == other => {}
-            _ => found.add(&join(b"rootfs", &new), Rule::Conflict { other: old }, Some(node.changeset)),
+            (held, other) if held == other => {}
+            _ => found.add(&join(b"rootfs", &new), Rule::Conflict { other: old }, Some(other.changeset)),
         }
-    }
-    *target = merged.into_iter().collect();
+    });
 }

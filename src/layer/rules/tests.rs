@@ -233,7 +233,7 @@ fn kernel_modules_fit_the_host() {
         (x().file(path, b"text"), &[&format!("{path}: kernel module for ELF machine 0, the host is amd64")]),
         (
             x().file("rootfs/lib/modules/6.18.2/a.ko", &elf(183)),
-            &["rootfs/lib/modules/6.18.2/a.ko: kernel module for arm64, the host is amd64"],
+            &["rootfs/usr/lib/modules/6.18.2/a.ko: kernel module for arm64, the host is amd64"],
         ),
         (
             x().directory("rootfs/usr/lib/modules/6.18.1"),

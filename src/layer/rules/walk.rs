@@ -4,9 +4,13 @@
 //! xattrs that a layer gives to its base. Invariant: every inode is looked
 //! at, also below a directory that should not be there.
 
+use std::collections::BTreeMap;
+
 use super::allow::{Place, Shape};
 use super::violation::{Rule, Violations};
 use super::{Permission, Rules};
+use crate::layer::changeset::ElfMachine;
+use crate::layer::squashfs::FileId;
 use crate::layer::tar::path::join;
 use crate::layer::tree::{Attributes, Content, Node};
 
@@ -14,15 +18,14 @@ const SET_ID: u16 = 0o6000;
 const WORLD_WRITABLE: u16 = 0o002;
 
 pub(super) struct Walk<'a> {
-    rules: &'a Rules,
-    found: &'a mut Violations,
+    pub(super) rules: &'a Rules,
+    /// The host's.
+    pub(super) machine: Option<ElfMachine>,
+    pub(super) modules: &'a BTreeMap<FileId, ElfMachine>,
+    pub(super) found: &'a mut Violations,
 }
 
-impl<'a> Walk<'a> {
-    pub(super) fn new(rules: &'a Rules, found: &'a mut Violations) -> Self {
-        Self { rules, found }
-    }
-
+impl Walk<'_> {
     pub(super) fn rootfs(&mut self, rootfs: &mut Node) {
         self.visit(b"", Some(Place::Parent), rootfs);
     }
@@ -36,6 +39,7 @@ impl<'a> Walk<'a> {
         broken.extend(check_kind(&node.content, self.rules.hard_links));
         broken.extend(check_mode(node, self.rules.set_id));
         broken.extend(check_xattrs(node, self.rules));
+        broken.extend(self.check_machine(&node.content));
         for rule in broken {
             self.found.add(&join(b"rootfs", path), rule, Some(node.changeset));
         }
@@ -50,6 +54,12 @@ impl<'a> Walk<'a> {
             };
             self.visit(&path, place, child);
         }
+    }
+
+    fn check_machine(&self, content: &Content) -> Option<Rule> {
+        let Content::File(id) = content else { return None };
+        let (expected, found) = (self.machine?, *self.modules.get(id)?);
+        (found != expected).then_some(Rule::ModuleMachine { expected, found })
     }
 }
 

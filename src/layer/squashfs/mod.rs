@@ -36,7 +36,7 @@ pub use codec::Compression;
 pub use error::WriteError;
 
 /// Names the content of one regular file inside the image being written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(u32);
 
 impl FileId {
