@@ -1,0 +1,146 @@
+//! The binary as a person or a script sees it: exit codes, one error chain on
+//! stderr, and nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The layer of `examples/extensions/hello` in layer format 1. It changes
+/// only with the format version, and then the CHANGELOG says so.
+const HELLO_LAYER: &str = "sha256:f0a4a705fa95f090d279a070c3da8850e4f719d76a82889d076d2760c2d210ce";
+
+fn plywood(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+    command.args(arguments).current_dir(directory).env("TMPDIR", directory).output().unwrap()
+}
+
+fn hello() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/extensions/hello")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// An extension with one file of a mode that no rule allows.
+fn bad_extension(directory: &Path) {
+    let bin = directory.join("bad/rootfs/usr/local/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::create_dir_all(directory.join("bad/rootfs/usr/local-evil")).unwrap();
+    fs::write(bin.join("open"), "").unwrap();
+    fs::set_permissions(bin.join("open"), fs::Permissions::from_mode(0o4757)).unwrap();
+    let manifest = "version: v1alpha1\nmetadata: {name: bad, version: \"1\"}\n";
+    fs::write(directory.join("bad/manifest.yaml"), manifest).unwrap();
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_extension_goes_from_directory_to_layer() {
+    let directory = TempDir::new().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = plywood(directory.path(), arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let hello = hello();
+    run(&["build", hello.to_str().unwrap(), "-o", "oci:image:v1"]);
+    assert!(run(&["validate", "oci:image:v1"]).contains("hello 1.0.0 is valid"));
+    assert!(run(&["inspect", "--json", "oci:image"]).contains("\"chainId\""));
+    assert!(run(&["pack", "oci:image:v1", "-o", "hello.sqsh"]).contains(HELLO_LAYER));
+    assert!(run(&["pull", "oci:image", "--state", "state"]).contains("sha256:"));
+    assert_eq!(names(directory.path()), ["hello.sqsh", "image", "state"]);
+}
+
+#[test]
+fn every_violation_is_listed_and_nothing_is_left_behind() {
+    let directory = TempDir::new().unwrap();
+    bad_extension(directory.path());
+    for arguments in
+        [&["validate", "bad"][..], &["pack", "dir:bad", "-o", "bad.sqsh"], &["build", "bad", "-o", "oci:out"]]
+    {
+        let output = plywood(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+        let text = stderr(&output);
+        assert_eq!(text.matches("error:").count(), 1, "{text}");
+        for violation in [
+            "rootfs/usr/local-evil: is outside the allowed paths",
+            "rootfs/usr/local/bin/open: world-writable",
+            "rootfs/usr/local/bin/open: set-user-ID",
+        ] {
+            assert!(text.contains(violation), "{arguments:?}: {text}");
+        }
+        assert_eq!(names(directory.path()), ["bad"], "{arguments:?}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_wrong_use_from_failure() {
+    let directory = TempDir::new().unwrap();
+    for (arguments, code, text) in [
+        (&["validate", "dir:missing"][..], 1, "missing"),
+        (&["pack", "oci:missing", "-o", "x.sqsh"], 1, "missing"),
+        (&["validate", "--config", "missing.yaml"], 1, "missing.yaml"),
+        (&["list"], 1, "/run/plywood/boot.json"),
+        (&["pack", "oci:x"], 2, "--output"),
+        (&["pack", "ftp:x", "-o", "y"], 2, "transport"),
+        (&["build", ".", "-o", "dir:x"], 2, "oci:DIR"),
+        (&["frobnicate"], 2, "frobnicate"),
+        (&[], 2, "Usage"),
+    ] {
+        let output = plywood(directory.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(text), "{arguments:?}: {}", stderr(&output));
+    }
+    assert_eq!(names(directory.path()), Vec::<String>::new());
+}
+
+#[test]
+fn all_problems_of_a_configuration_have_their_place() {
+    let directory = TempDir::new().unwrap();
+    let yaml = "version: v1alpha1\nmachine:\n  install:\n    extensions:\n      - imag: oci:/a\nplywood:\n  kep: 3\n";
+    fs::write(directory.path().join("machine.yaml"), yaml).unwrap();
+    let output = plywood(directory.path(), &["validate", "--config", "machine.yaml"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1));
+    for problem in
+        ["machine.yaml:5:9: machine.install.extensions[0].imag: unknown key", "machine.yaml:7:3: plywood.kep"]
+    {
+        assert!(text.contains(problem), "{text}");
+    }
+}
+
+#[test]
+fn a_plan_is_shown_without_doing_anything() {
+    let directory = TempDir::new().unwrap();
+    let yaml = format!(
+        "version: v1alpha1\nmachine: {{install: {{extensions: [{{image: \"dir:{}\"}}]}}}}\n",
+        hello().display()
+    );
+    fs::write(directory.path().join("machine.yaml"), yaml).unwrap();
+    let apply = |more: &[&str]| {
+        let arguments = [&["apply", "-f", "machine.yaml", "--state", "state"], more].concat();
+        let output = plywood(directory.path(), &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert!(apply(&["--dry-run"]).contains("to fetch and build"));
+    assert_eq!(names(&directory.path().join("state/generations")), Vec::<String>::new());
+    assert!(apply(&[]).contains("generation 1 is ready"));
+    assert!(apply(&["--dry-run"]).contains("in the store"));
+    assert!(apply(&[]).contains("nothing to do"));
+    assert_eq!(names(&directory.path().join("state/generations")), ["1"]);
+}
