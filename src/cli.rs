@@ -140,9 +140,9 @@ pub struct Machine {
 
 #[derive(Debug, Args)]
 pub struct State {
-    /// The state directory
-    #[arg(long = "state", value_name = "DIR", default_value = "/var/lib/plywood")]
-    pub directory: PathBuf,
+    /// The state directory [default: the booted one, else /var/lib/plywood]
+    #[arg(long = "state", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 fn parse_host(text: &str) -> Result<(String, String), String> {

@@ -10,7 +10,7 @@ use crate::store::{Origin, Store};
 pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
     let (config, sources) = machine::load_config(&arguments.files)?;
     let machine = Machine::running(std::path::Path::new("/"), &config)?;
-    let store = Store::open(&arguments.state.directory)?;
+    let store = Store::open(&machine::state_directory(&arguments.state))?;
     let lock = store.lock()?;
     let recipe = machine::recipe(&config, &machine)?;
     let assembly = Assembly {

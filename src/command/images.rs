@@ -81,7 +81,7 @@ impl Drop for Scratch {
 
 /// `plywood pull IMAGE…`: every blob, verified, in the store.
 pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
-    let workshop = Workshop::open(&arguments.machine, &arguments.state.directory)?;
+    let workshop = Workshop::open(&arguments.machine, &machine::state_directory(&arguments.state))?;
     let _lock = workshop.store.lock()?;
     let fetcher = workshop.fetcher();
     for source in &arguments.images {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::boot::STATE;
 use crate::cli;
 use crate::config::{self, Compression, Config, Permission, Source};
 use crate::error::Error;
@@ -164,6 +165,17 @@ pub fn network(config: &Config) -> fetch::Network {
         ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
     let roots = bundles.iter().find_map(|path| fs::read_to_string(path).ok());
     fetch::Network { timeouts, roots: roots.map_or(fetch::Roots::WebPki, fetch::Roots::Pem), proxy: None }
+}
+
+/// Where the store of a running machine is: where the command line says, else
+/// where the boot found it, else where distributions keep state.
+pub fn state_directory(arguments: &cli::State) -> PathBuf {
+    let booted = Path::new(STATE);
+    match &arguments.directory {
+        Some(directory) => directory.clone(),
+        None if booted.is_dir() => booted.into(),
+        None => "/var/lib/plywood".into(),
+    }
 }
 
 /// Seconds since 1970.

@@ -35,6 +35,7 @@ use crate::sys::module::Modules;
 use crate::sys::switch_root::{NewRoot, Pivot};
 use emergency::Fate;
 use root::SYSROOT;
+pub use state::STATE;
 use timeline::Timeline;
 
 /// What the kernel tries when the command line names no init.
