@@ -7,6 +7,7 @@
 //! was left out as the configuration allows.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::extensions_yaml;
 use super::machine::{self, Machine};
@@ -57,12 +58,13 @@ impl Assembly<'_> {
                 let digest = reference.digest().copied().or_else(|| recorded(current?, source))?;
                 fetch::resolve_stored(self.store, &self.machine.platform, source, &digest).ok().flatten()
             }
-            _ => self.fetcher(&Console::default()).resolve(source).ok(),
+            _ => self.resolve_here(source),
         };
         let (image, layer) = match resolved {
             Some(resolved) => (*resolved.digest(), self.store.layer(&self.recipe.key(resolved.chain_id()))?),
             // The medium may be gone; the layer made from it is still good.
-            None => recorded_layer(current?, source)?,
+            None if !source.path().is_some_and(Path::exists) => recorded_layer(current?, source)?,
+            None => return None,
         };
         match layer::check_fits(&layer, self.recipe) {
             Ok(()) => Some((image, layer)),
@@ -71,6 +73,13 @@ impl Assembly<'_> {
                 None
             }
         }
+    }
+
+    /// Looks at an image on this machine, without keeping its content.
+    fn resolve_here(&self, source: &ImageSource) -> Option<Resolved> {
+        let resolved = self.fetcher(&Console::default()).resolve(source).ok()?;
+        remove_blobs(self.store, &resolved.blobs().copied().collect::<Vec<_>>());
+        Some(resolved)
     }
 
     /// Follows `plan` and commits the result as the current generation; the
@@ -185,12 +194,17 @@ pub fn obtain_layer(
     let image = fetcher.fetch(resolved)?;
     let layer = layer::build(&image, recipe, store)?;
     note_compatibility(&layer);
+    remove_blobs(store, &blobs);
+    Ok(layer)
+}
+
+/// Removes changesets from the store: layers take their place.
+fn remove_blobs(store: &Store, blobs: &[Digest]) {
     for digest in blobs {
-        if let Err(error) = store.remove_blob(&digest) {
+        if let Err(error) = store.remove_blob(digest) {
             log::warn!("cannot remove blob {digest}, ignored: {error}");
         }
     }
-    Ok(layer)
 }
 
 fn note_compatibility(layer: &Layer) {

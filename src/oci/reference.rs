@@ -2,7 +2,7 @@
 //! registry references (distribution-spec, "Pulling manifests").
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Digest;
@@ -181,6 +181,20 @@ fn is_tag(tag: &str) -> bool {
     tag.len() <= 128
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+impl ImageSource {
+    /// The file or directory that holds the image, if it is on this machine.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Registry(_) => None,
+            Self::OciLayout { directory: path, .. }
+            | Self::OciArchive { file: path, .. }
+            | Self::DockerArchive { file: path, .. }
+            | Self::Squashfs(path)
+            | Self::Directory(path) => Some(path),
+        }
+    }
 }
 
 impl FromStr for ImageSource {
