@@ -1,4 +1,4 @@
-# What people and CI call. `make deps build check test demo` on a fresh Debian 12.
+# What people and CI call. `make demo` and `make test` install what they need.
 
 # An explicit target keeps the static flags away from build scripts and macros.
 TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -9,11 +9,13 @@ PLYWOOD := build/plywood
 MAX_SIZE := 6291456
 CARGO_DENY_VERSION := 0.20.2
 
-PACKAGES := gcc libc6-dev ca-certificates \
+PACKAGES := gcc libc6-dev ca-certificates python3 \
 	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
+# Prerequisites in their order, with -j too: deps before what needs them.
+.NOTPARALLEL:
 .PHONY: help deps build check test assets demo demo-shell clean
 
 help:
@@ -47,13 +49,13 @@ check: build/tools/bin/cargo-deny
 assets: build
 	@qemu-tests/assets/make
 
-test: assets
+test: deps assets
 	cargo test --locked --workspace
 
-demo: assets
+demo: deps assets
 	@sh qemu-tests/demo
 
-demo-shell: assets
+demo-shell: deps assets
 	@sh qemu-tests/demo --shell
 
 clean:
