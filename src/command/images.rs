@@ -79,13 +79,15 @@ impl Drop for Scratch {
     }
 }
 
-/// `plywood pull IMAGE…`: every blob, verified, in the store.
+/// `plywood pull IMAGE…`: every blob verified, and what a registry has in the
+/// store; changesets of a layout or archive stay where they are.
 pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
     let workshop = Workshop::open(&arguments.machine, &machine::state_directory(&arguments.state))?;
     let _lock = workshop.store.lock()?;
     let fetcher = workshop.fetcher();
     for source in &arguments.images {
         let image = fetcher.fetch(fetcher.resolve(source)?)?;
+        image.verify()?;
         let bytes = image.changesets().iter().map(|changeset| changeset.blob().size()).sum();
         println!("{source}: {} ({})", image.digest(), list::size(bytes));
     }

@@ -76,6 +76,8 @@ pub enum Cause {
     Ambiguous { has: String },
     #[error("blob {digest} has {actual} bytes in place of the {expected} that were found before")]
     Changed { digest: Digest, expected: u64, actual: u64 },
+    #[error("changeset {number} is not what its descriptor says")]
+    Changeset { number: usize, source: io::Error },
     #[error("cannot pack the directory")]
     Directory(#[source] DirectoryError),
     #[error("the transport `{0}:` does not hold changesets")]

@@ -294,6 +294,16 @@ impl Image {
         &self.chain_id
     }
 
+    /// Reads every packed changeset once: those of a layout or archive lie
+    /// where others write, and nobody has looked into them yet.
+    pub fn verify(&self) -> Result<(), FetchError> {
+        let failed = FetchError::of(&self.source);
+        self.changesets.iter().enumerate().try_for_each(|(number, changeset)| {
+            let drained = changeset.blob.open().and_then(|mut reader| reader.drain());
+            drained.map_err(|source| failed(Cause::Changeset { number, source }))
+        })
+    }
+
     /// Lowest first; never empty.
     pub fn changesets(&self) -> &[Changeset] {
         &self.changesets
