@@ -32,6 +32,8 @@ pub enum DirectoryError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} changed while it was read", .path.display())]
     Changed { path: PathBuf },
+    #[error("{} cannot be packed: in an image, names with .wh. remove files of lower changesets", .path.display())]
+    Whiteout { path: PathBuf },
     #[error("cannot write the archive of {}", .path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -72,7 +74,8 @@ pub(super) fn locate(store: &Store, wanted: &[&Descriptor]) -> Result<Vec<Blob>,
 /// Writes everything below `directory` as a tar: parents first, names in byte
 /// order, owner 0:0, `mtime` (seconds since 1970) on every entry. Group write
 /// permission is dropped, because it follows the umask of whoever checked the
-/// files out; everything else is left for the rules to judge.
+/// files out; everything else is left for the rules to judge, except names of
+/// whiteouts: the rules would see only what is missing.
 pub fn write_tar(directory: &Path, mtime: u32, out: &mut dyn Write) -> Result<(), DirectoryError> {
     // Not recursive: depth is the author's choice, the stack is not.
     let mut pending = vec![PathBuf::new()];
@@ -103,7 +106,11 @@ fn read<T>(path: &Path, result: io::Result<T>) -> Result<T, DirectoryError> {
 fn list(path: &Path) -> Result<Vec<OsString>, DirectoryError> {
     let mut names = Vec::new();
     for entry in read(path, fs::read_dir(path))? {
-        names.push(read(path, entry)?.file_name());
+        let name = read(path, entry)?.file_name();
+        if name.as_bytes().starts_with(b".wh.") {
+            return Err(DirectoryError::Whiteout { path: path.join(name) });
+        }
+        names.push(name);
     }
     names.sort();
     Ok(names)
@@ -245,6 +252,16 @@ mod tests {
     #[test]
     fn the_archive_depends_only_on_the_tree() {
         assert_eq!(tar_of(tree().path()), tar_of(tree().path()));
+    }
+
+    #[test]
+    fn a_name_that_would_become_a_whiteout_is_refused() {
+        for name in [".wh.file", ".wh..wh..opq", ".wh."] {
+            let directory = tree();
+            fs::write(directory.path().join("rootfs").join(name), "").unwrap();
+            let refused = write_tar(directory.path(), 0, &mut Vec::new());
+            assert!(matches!(refused, Err(DirectoryError::Whiteout { .. })), "{name}");
+        }
     }
 
     #[test]
