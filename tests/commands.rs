@@ -46,3 +46,24 @@ fn pull_refuses_a_damaged_changeset_of_a_layout() {
     assert!(error.starts_with("error: cannot fetch oci:image: changeset 0 "), "{error}");
     assert!(error.contains("has digest"), "{error}");
 }
+
+#[test]
+fn validate_prints_json_whatever_the_verdict() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("good.yaml"), "version: v1alpha1\n").unwrap();
+    fs::write(directory.path().join("bad.yaml"), "version: v2\n").unwrap();
+    fs::create_dir(directory.path().join("empty")).unwrap();
+    for (target, valid) in [
+        (&[example().as_str()][..], true),
+        (&["empty"], false),
+        (&["ghcr.io/A"], false),
+        (&["--config", "good.yaml"], true),
+        (&["--config", "bad.yaml"], false),
+    ] {
+        let output = plywood(directory.path(), &[&["validate", "--json"], target].concat());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["valid"], valid, "{target:?}");
+        assert_eq!(report["error"].is_string(), !valid, "{target:?}");
+        assert_eq!(output.status.success(), valid, "{target:?}");
+    }
+}

@@ -115,29 +115,52 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
 
 /// `plywood validate IMAGE|DIR|--config FILE`: every rule, all violations.
 pub fn validate(arguments: &cli::Validate) -> Result<(), Error> {
-    let Some(target) = &arguments.target else {
-        let (config, _) = machine::load_config(&arguments.machine.config)?;
-        println!("the configuration is valid; extensions: {}", config.extensions().len());
-        return Ok(());
+    let result = match &arguments.target {
+        Some(target) => validate_image(target, arguments),
+        None => validate_config(&arguments.machine),
     };
+    if arguments.json {
+        let verdict = match &result {
+            Ok(Valid { facts, .. }) => facts.clone(),
+            Err(error) => serde_json::json!({ "valid": false, "error": error.chain() }),
+        };
+        println!("{verdict:#}");
+    } else if let Ok(valid) = &result {
+        println!("{}", valid.text);
+    }
+    result.map(drop)
+}
+
+/// What is said of something valid: for people, and as JSON.
+struct Valid {
+    text: String,
+    facts: serde_json::Value,
+}
+
+fn validate_config(machine: &cli::Machine) -> Result<Valid, Error> {
+    let (config, _) = machine::load_config(&machine.config)?;
+    let extensions = config.extensions().len();
+    Ok(Valid {
+        text: format!("the configuration is valid; extensions: {extensions}"),
+        facts: serde_json::json!({ "valid": true, "extensions": extensions }),
+    })
+}
+
+fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Error> {
     let image = if Path::new(target).is_dir() {
         ImageSource::Directory(target.into())
     } else {
-        target.parse().map_err(|error| Error::Usage(format!("{error}")))?
+        let not_either = |error| Error::Usage(format!("{target} is no directory, and as an image: {error}"));
+        target.parse().map_err(not_either)?
     };
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
     let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
-    if arguments.json {
-        println!(
-            "{:#}",
-            serde_json::json!({ "valid": true, "name": record.name, "version": record.version })
-        );
-    } else {
-        println!("{image}: {} {} is valid", record.name, Escaped::new(&record.version));
-    }
-    Ok(())
+    Ok(Valid {
+        text: format!("{image}: {} {} is valid", record.name, Escaped::new(&record.version)),
+        facts: serde_json::json!({ "valid": true, "name": record.name, "version": record.version }),
+    })
 }
 
 /// `plywood inspect IMAGE`: what an image is made of.
