@@ -52,7 +52,7 @@ pub enum Cause {
     #[error("no image for this platform is among the first {0} documents of its indexes")]
     Sprawling(usize),
     #[error(
-        "it is an artifact whose only blob is a squashfs (`{}`), not a stack of changesets; save the blob and use squashfs:FILE",
+        "it is an artifact whose only blob is a squashfs (`{}`), not a stack of changesets",
         Escaped::new(.media_type)
     )]
     SquashfsArtifact { media_type: String },
@@ -80,7 +80,7 @@ pub enum Cause {
     Changeset { number: usize, source: io::Error },
     #[error("cannot pack the directory")]
     Directory(#[source] DirectoryError),
-    #[error("the transport `{0}:` does not hold changesets")]
+    #[error("images of the transport `{0}:` cannot be made into layers by this version")]
     Transport(&'static str),
 }
 
