@@ -45,4 +45,7 @@ pub const EMERGENCY_SHELL: &str = "plywood: starting *leaving the shell reboots"
 pub const WAITING: &str = "plywood: waiting; Ctrl-Alt-Del reboots";
 pub const NO_ROOT: &str = "plywood: cannot boot: the kernel command line has no root=";
 pub const LEFT_OUT: &str = "plywood: plywood.skip: leaving out hello";
+/// A row of the table that `plywood list` prints.
+pub const LISTED: &str = "GUEST: list: 000";
+pub const LISTED_AS_SKIPPED: &str = "GUEST: list: skipped: *hello: plywood.skip= names it";
 pub const SKIPPED: &str = "plywood: *skip*";

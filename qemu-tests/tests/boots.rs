@@ -233,6 +233,7 @@ fn the_command_line_leaves_an_extension_out() {
     let machine = with_layouts("left-out", &hello()).root(Root::BusyboxSquashfs).append("plywood.skip=hello");
     let said = machine.boot().powered_off();
     said.expect(says::LEFT_OUT).expect(says::REPORTED).expect_never(&says::greeting("hello"));
+    said.expect(says::LISTED_AS_SKIPPED).expect_never(says::LISTED);
 }
 
 #[test]

@@ -230,7 +230,8 @@ fn joined(sources: &[Source]) -> String {
     texts.join("\n---\n")
 }
 
-fn extensions_of(layers: &[(LayerEntry, Layer)]) -> Result<String, Error> {
+/// `/etc/extensions.yaml` for these layers.
+pub fn extensions_of<'a>(layers: impl IntoIterator<Item = &'a (LayerEntry, Layer)>) -> Result<String, Error> {
     let mut rendered = Vec::new();
     for (entry, layer) in layers {
         let unfit = |source| Error::Unfit { image: entry.source.clone(), source };

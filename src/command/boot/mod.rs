@@ -230,7 +230,7 @@ impl Boot {
             Candidate::Previous => self.store()?.previous()?,
         };
         let Some(generation) = generation else { return Ok(None) };
-        let report = report::of(&generation);
+        let report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
         let overlay = self.mount(&generation)?;
         self.finish(report, overlay).map(Some)
     }

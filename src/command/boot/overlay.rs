@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Boot;
 use super::state::STATE;
+use crate::command::assemble;
 use crate::command::extensions_yaml::layer_name;
 use crate::config::{self, Config, Hierarchies, Source};
 use crate::error::Error;
@@ -34,14 +35,21 @@ impl Boot {
         let source = Source { name, text: generation.config()?.into_bytes() };
         let config = super::machine::parse_config(&[source])?;
         self.configured_modules = config.modules().to_vec();
-        let layers: Vec<_> = generation.layers().iter().filter(|(e, l)| !self.is_skipped(e, l)).collect();
+        let (skipped, layers): (Vec<_>, Vec<_>) =
+            generation.layers().iter().partition(|(entry, layer)| self.is_skipped(entry, layer));
+        for (_, layer) in skipped {
+            log::warn!("plywood.skip: leaving out {}", layer.record().name);
+        }
         if layers.is_empty() {
             log::info!("generation {} has no extensions: no overlay", generation.number());
             return Ok(None);
         }
         let cover = self.cover(&config, &layers)?;
         self.make_hierarchies(&cover)?;
-        let extensions = generation.extensions()?;
+        let extensions = match layers.len() == generation.layers().len() {
+            true => generation.extensions()?,
+            false => assemble::extensions_of(layers.iter().copied())?,
+        };
         let form = Form { writable: writable(&config), top: write_top(&cover, &extensions)?, cover };
         let files = layers.iter().map(|(entry, layer)| open(entry, layer)).collect::<Result<Vec<_>, _>>()?;
         let labels: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
@@ -58,17 +66,10 @@ impl Boot {
     }
 
     /// Whether `plywood.skip=` leaves a layer out, by its name, number or image.
-    fn is_skipped(&self, entry: &LayerEntry, layer: &Layer) -> bool {
+    pub(super) fn is_skipped(&self, entry: &LayerEntry, layer: &Layer) -> bool {
         let number = format!("{:03}", entry.number);
-        let skipped = self
-            .parameters
-            .skip
-            .iter()
-            .any(|name| *name == layer.record().name || *name == number || *name == entry.source);
-        if skipped {
-            log::warn!("plywood.skip: leaving out {}", layer.record().name);
-        }
-        skipped
+        let mut names = self.parameters.skip.iter();
+        names.any(|name| *name == layer.record().name || *name == number || *name == entry.source)
     }
 
     /// What the overlay covers. Every file of every layer has to be inside.

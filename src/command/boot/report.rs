@@ -7,27 +7,34 @@ use std::path::Path;
 use super::timeline::Timeline;
 use crate::command::extensions_yaml::layer_name;
 use crate::command::list::{REPORT, Report, Running};
-use crate::store::Generation;
+use crate::store::{Generation, Layer, LayerEntry, Skipped};
 use crate::sys::kmsg;
 
-/// What the root with `generation` mounted holds.
-pub fn of(generation: &Generation) -> Report {
-    let extensions = generation
-        .layers()
-        .iter()
-        .map(|(entry, layer)| Running {
-            number: entry.number,
-            layer: layer_name(entry.number, &entry.source),
-            name: layer.record().name.clone(),
-            version: layer.record().version.clone(),
-            size: layer.record().size,
-            digest: layer.record().digest,
-            source: entry.source.clone(),
-            image: entry.image,
-        })
-        .collect();
-    let skipped = generation.record().skipped.clone();
+/// What the root with `generation` mounted holds, less what `is_skipped`.
+pub fn of(generation: &Generation, is_skipped: impl Fn(&LayerEntry, &Layer) -> bool) -> Report {
+    let mut skipped = generation.record().skipped.clone();
+    let mut extensions = Vec::new();
+    for (entry, layer) in generation.layers() {
+        if is_skipped(entry, layer) {
+            skipped.push(Skipped { source: entry.source.clone(), reason: "plywood.skip= names it".into() });
+        } else {
+            extensions.push(running(entry, layer));
+        }
+    }
     Report { generation: Some(generation.number()), extensions, skipped, failures: Vec::new() }
+}
+
+fn running(entry: &LayerEntry, layer: &Layer) -> Running {
+    Running {
+        number: entry.number,
+        layer: layer_name(entry.number, &entry.source),
+        name: layer.record().name.clone(),
+        version: layer.record().version.clone(),
+        size: layer.record().size,
+        digest: layer.record().digest,
+        source: entry.source.clone(),
+        image: entry.image,
+    }
 }
 
 /// Writes everything to `/run/plywood`. A machine whose report cannot be
