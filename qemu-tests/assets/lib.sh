@@ -27,10 +27,13 @@ as_root() {
 }
 
 # debian_mirror: the Debian archive that this machine itself is configured for.
-# Before the first update apt knows no origin, but the suite as it is written.
+# Before the first update apt knows no origin, but the suite as it is written;
+# archives of others are named after Debian's suites too.
 debian_mirror() {
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(RELEASE)|$(REPO_URI)' |
-        awk -F '|' '($1 == "Debian" && $2 == "Debian") || $3 == "bookworm" { print $4; exit }' |
+        awk -F '|' '$1 == "Debian" && $2 == "Debian" && !known { known = $4 }
+            $1 == "" && $3 == "bookworm" && !guess { guess = $4 }
+            END { print known ? known : guess }' |
         grep . || die "apt on this machine has no Debian archive among its sources"
 }
 
