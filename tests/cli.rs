@@ -144,3 +144,64 @@ fn a_plan_is_shown_without_doing_anything() {
     assert!(apply(&[]).contains("nothing to do"));
     assert_eq!(names(&directory.path().join("state/generations")), ["1"]);
 }
+
+#[test]
+fn pull_refuses_a_damaged_changeset_of_a_layout() {
+    let directory = TempDir::new().unwrap();
+    plywood(directory.path(), &["build", hello().to_str().unwrap(), "-o", "oci:image"]);
+    assert!(plywood(directory.path(), &["pull", "oci:image", "--state", "state"]).status.success());
+    for blob in fs::read_dir(directory.path().join("image/blobs/sha256")).unwrap() {
+        let path = blob.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        // The documents are JSON; the changeset begins as gzip does.
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            bytes[30] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let output = plywood(directory.path(), &["pull", "oci:image", "--state", "state"]);
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("error: cannot fetch oci:image: changeset 0 "), "{error}");
+    assert!(error.contains("has digest"), "{error}");
+}
+
+#[test]
+fn validate_prints_json_whatever_the_verdict() {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("good.yaml"), "version: v1alpha1\n").unwrap();
+    fs::write(directory.path().join("bad.yaml"), "version: v2\n").unwrap();
+    fs::create_dir(directory.path().join("empty")).unwrap();
+    for (target, valid) in [
+        (&[hello().to_str().unwrap()][..], true),
+        (&["empty"], false),
+        (&["ghcr.io/A"], false),
+        (&["--config", "good.yaml"], true),
+        (&["--config", "bad.yaml"], false),
+    ] {
+        let output = plywood(directory.path(), &[&["validate", "--json"], target].concat());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["valid"], valid, "{target:?}");
+        assert_eq!(report["error"].is_string(), !valid, "{target:?}");
+        assert_eq!(output.status.success(), valid, "{target:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_failure() {
+    let directory = TempDir::new().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+    command.arg("inspect").arg(format!("dir:{}", hello().display())).env("TMPDIR", directory.path());
+    let output = command.stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).starts_with("error: cannot write standard output: No space"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -26,14 +26,13 @@ pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
     let before = current.as_ref().map(|generation| generation.number());
     let plan = assembly.plan(current);
     if arguments.dry_run {
-        print!("{plan}");
-        return Ok(());
+        return super::print(plan.to_string().trim_end());
     }
     let generation = assembly.perform(&plan, &lock, &mut || Ok(()))?;
-    if before == Some(generation.number()) {
-        println!("nothing to do: generation {} has it all", generation.number());
+    let number = generation.number();
+    if before == Some(number) {
+        super::print(format_args!("nothing to do: generation {number} has it all"))
     } else {
-        println!("generation {} is ready; it runs after the next boot", generation.number());
+        super::print(format_args!("generation {number} is ready; it runs after the next boot"))
     }
-    Ok(())
 }

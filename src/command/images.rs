@@ -89,7 +89,7 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
         let image = fetcher.fetch(fetcher.resolve(source)?)?;
         image.verify()?;
         let bytes = image.changesets().iter().map(|changeset| changeset.blob().size()).sum();
-        println!("{source}: {} ({})", image.digest(), list::size(bytes));
+        super::print(format_args!("{source}: {} ({})", image.digest(), list::size(bytes)))?;
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     let layer = workshop.layer(&arguments.image)?;
     layer.export(&arguments.output)?;
     let record = layer.record();
-    println!(
+    super::print(format_args!(
         "{}: {} {}, {} inodes, {}, {}",
         arguments.output.display(),
         record.name,
@@ -109,8 +109,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
         record.inodes,
         list::size(record.size),
         record.digest,
-    );
-    Ok(())
+    ))
 }
 
 /// `plywood validate IMAGE|DIR|--config FILE`: every rule, all violations.
@@ -124,9 +123,9 @@ pub fn validate(arguments: &cli::Validate) -> Result<(), Error> {
             Ok(Valid { facts, .. }) => facts.clone(),
             Err(error) => serde_json::json!({ "valid": false, "error": error.chain() }),
         };
-        println!("{verdict:#}");
+        super::print(format_args!("{verdict:#}"))?;
     } else if let Ok(valid) = &result {
-        println!("{}", valid.text);
+        super::print(&valid.text)?;
     }
     result.map(drop)
 }
@@ -190,19 +189,21 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         "changesets": changesets,
     });
     if arguments.json {
-        println!("{report:#}");
-        return Ok(());
+        return super::print(format_args!("{report:#}"));
     }
-    println!("{}", image.source());
-    println!("  manifest   {}", image.digest());
-    println!("  platform   {}", workshop.machine.platform);
-    println!("  chain ID   {}", image.chain_id());
-    println!("  layer key  {}", workshop.recipe.key(image.chain_id()));
+    let mut lines = vec![
+        image.source().to_string(),
+        format!("  manifest   {}", image.digest()),
+        format!("  platform   {}", workshop.machine.platform),
+        format!("  chain ID   {}", image.chain_id()),
+        format!("  layer key  {}", workshop.recipe.key(image.chain_id())),
+    ];
     for changeset in image.changesets() {
-        println!("  changeset  {} ({})", changeset.blob().digest(), list::size(changeset.blob().size()));
-        println!("    diff ID  {}", changeset.diff_id());
+        let size = list::size(changeset.blob().size());
+        lines.push(format!("  changeset  {} ({size})", changeset.blob().digest()));
+        lines.push(format!("    diff ID  {}", changeset.diff_id()));
     }
-    Ok(())
+    super::print(lines.join("\n"))
 }
 
 /// `plywood build DIR -o oci:OUT[:TAG]`: a directory into an image, after
@@ -233,8 +234,8 @@ pub fn build(arguments: &cli::Build) -> Result<(), Error> {
         ],
     };
     let digest = write_image(&arguments.directory, layout, &options)?;
-    println!("{}: {} {}, {digest}", arguments.output, metadata.name, Escaped::new(&metadata.version));
-    Ok(())
+    let version = Escaped::new(&metadata.version);
+    super::print(format_args!("{}: {} {version}, {digest}", arguments.output, metadata.name))
 }
 
 /// `SOURCE_DATE_EPOCH` (reproducible-builds.org), else 1970.

@@ -4,7 +4,6 @@
 //! same as JSON.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -55,13 +54,11 @@ pub fn run(arguments: &cli::List) -> Result<(), Error> {
     let invalid = |source: serde_json::Error| Error::Read { path: path.into(), source: source.into() };
     let text = if arguments.json {
         let report: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
-        format!("{report:#}\n")
+        format!("{report:#}")
     } else {
         table(&serde_json::from_slice(&bytes).map_err(invalid)?)
     };
-    io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|source| Error::Write { path: "standard output".into(), source })
+    super::print(text.trim_end())
 }
 
 fn table(report: &Report) -> String {

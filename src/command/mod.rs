@@ -14,6 +14,9 @@ mod list;
 pub mod machine;
 mod progress;
 
+use std::fmt;
+use std::io::{self, Write};
+
 use log::LevelFilter;
 
 use crate::cli::{Command, Invocation};
@@ -38,6 +41,14 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
         Command::Validate(arguments) => images::validate(arguments),
         Command::Inspect(arguments) => images::inspect(arguments),
         Command::Build(arguments) => images::build(arguments),
+    }
+}
+
+/// Prints a command's result. Whoever closes the pipe has read enough.
+fn print(text: impl fmt::Display) -> Result<(), Error> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|source| Error::Write { path: "standard output".into(), source }),
     }
 }
 
