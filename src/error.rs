@@ -54,6 +54,8 @@ pub enum Error {
     Boot { what: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{0}")]
     NotBootable(String),
+    #[error("plywood did not boot this machine: there is no {}", .report.display())]
+    NotBooted { report: PathBuf },
 }
 
 impl Error {

@@ -4,6 +4,7 @@
 //! same as JSON.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,10 @@ pub struct Running {
 /// Prints the running extensions.
 pub fn run(arguments: &cli::List) -> Result<(), Error> {
     let path = Path::new(REPORT);
-    let bytes = fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let bytes = fs::read(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NotBooted { report: path.into() },
+        _ => Error::Read { path: path.into(), source },
+    })?;
     let invalid = |source: serde_json::Error| Error::Read { path: path.into(), source: source.into() };
     let text = if arguments.json {
         let report: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
