@@ -25,13 +25,18 @@ use crate::sys::kmsg::{self, Target};
 
 /// Does what the process was asked to.
 pub fn run(invocation: Invocation) -> Result<(), Error> {
-    let is_init = matches!(&invocation.command, Command::Boot(arguments) if arguments.root.is_none());
-    if !is_init {
+    let is_process_1 = std::process::id() == 1;
+    let is_boot = matches!(&invocation.command, Command::Boot(arguments) if arguments.root.is_none());
+    if !(is_boot && is_process_1) {
         kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
     }
     match &invocation.command {
         Command::Boot(arguments) => match &arguments.root {
             Some(root) => boot::hook(root),
+            // On a running machine it would mount over it, and in the end reboot it.
+            None if !is_process_1 => Err(Error::Usage(
+                "boot without --root is for process 1 of an initramfs; --root DIR assembles over a mounted root".into(),
+            )),
             None => boot::init(),
         },
         Command::Apply(arguments) => apply::run(arguments),
