@@ -107,7 +107,7 @@ fn pack_changeset(source: &Path, file: File, mtime: u32) -> Result<StoredChanges
     directory::write_tar(source, mtime, &mut plain)?;
     let (gzip, diff_id, _) = plain.finish();
     let (mut buffered, digest, size) = gzip.finish().map_err(failed)?.finish();
-    buffered.flush().map_err(failed)?;
+    buffered.flush().and_then(|()| buffered.get_ref().sync_all()).map_err(failed)?;
     Ok(StoredChangeset { stored: Stored { digest, size }, diff_id })
 }
 
