@@ -77,17 +77,6 @@ impl Plan {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
-
-    /// Whether every layer is in the store.
-    pub fn is_complete(&self) -> bool {
-        self.steps.iter().all(|step| step.action != Action::Obtain)
-    }
-
-    /// Whether following the plan needs a network.
-    pub fn needs_network(&self) -> bool {
-        let remote = |step: &Step| matches!(step.source, ImageSource::Registry(_));
-        self.steps.iter().any(|step| step.action == Action::Obtain && remote(step))
-    }
 }
 
 impl Changes {

@@ -69,18 +69,6 @@ impl CommandLine {
         &self.parameters
     }
 
-    /// What `module.name[=value]` words ask for, as `name[=value]`. In the
-    /// module's name `-` and `_` are the same.
-    pub fn module_parameters(&self, module: &str) -> Vec<String> {
-        let module = module.replace('-', "_");
-        let of_module = |p: &Parameter| {
-            let (owner, name) = p.key.split_once('.')?;
-            let parameter = Parameter { key: name.into(), value: p.value.clone() };
-            (owner.replace('-', "_") == module).then(|| parameter.into_word())
-        };
-        self.parameters.iter().filter_map(of_module).collect()
-    }
-
     /// The words after `--`, which are for init.
     pub fn init_arguments(&self) -> &[String] {
         &self.init_arguments
@@ -222,15 +210,6 @@ mod tests {
         ] {
             assert_eq!(CommandLine::parse(text.as_bytes()).flag("x"), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn modules_take_either_dash() {
-        let line =
-            CommandLine::parse(b"nvidia-drm.modeset=1 nvidia_drm.fbdev nvidia.x=2 modeset=3 -- nvidia-drm.y");
-        assert_eq!(line.module_parameters("nvidia_drm"), ["modeset=1", "fbdev"]);
-        assert_eq!(line.module_parameters("nvidia-drm"), ["modeset=1", "fbdev"]);
-        assert!(line.module_parameters("drm").is_empty());
     }
 
     #[test]
