@@ -8,6 +8,7 @@ PLYWOOD := build/plywood
 # In bytes.
 MAX_SIZE := 6291456
 CARGO_DENY_VERSION := 0.20.2
+DEMO_ASSETS := kernel-6.1 root-busybox
 
 PACKAGES := gcc libc6-dev ca-certificates python3 \
 	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
@@ -52,10 +53,12 @@ assets: build
 test: deps assets
 	cargo test --locked --workspace
 
-demo: deps assets
+demo: deps build
+	@qemu-tests/assets/make $(DEMO_ASSETS)
 	@sh qemu-tests/demo
 
-demo-shell: deps assets
+demo-shell: deps build
+	@qemu-tests/assets/make $(DEMO_ASSETS)
 	@sh qemu-tests/demo --shell
 
 clean:
