@@ -77,6 +77,9 @@ impl Index {
     /// The directories that paths run through without an entry for them.
     fn missing_directories(&self, limits: &mut Limits) -> Result<BTreeSet<Vec<u8>>, ChangesetError> {
         let mut missing = BTreeSet::new();
+        // The set holds whole paths, long before the records that they become
+        // are counted.
+        let mut room = *limits;
         let mut last = None;
         for record in (0..self.order.len()).map(|rank| self.ranked(rank)) {
             let mut path = self.records.get(record.directory);
@@ -91,6 +94,7 @@ impl Index {
                     Some(_) => return Err(ChangesetError::Parent { path: self.records.path(record) }),
                     None => {
                         limits.take_entry()?;
+                        room.take_names(path.len())?;
                         missing.insert(path.to_vec());
                         path = directory;
                     }
@@ -147,4 +151,20 @@ impl Index {
 
 fn compare(records: &Records, record: Record, (directory, name): (&[u8], &[u8])) -> Ordering {
     records.get(record.directory).cmp(directory).then_with(|| records.get(record.name).cmp(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_missing_directories_are_counted_while_they_are_collected() {
+        let mut records = Records::default();
+        records.push(&b"d/".repeat(100)[..199], Inode::IMPLIED, &mut Limits::default()).unwrap();
+        let index = Index { records, order: vec![0] };
+        for (names, fits) in [(20_000, true), (9_000, false)] {
+            let mut limits = Limits { names, ..Limits::default() };
+            assert_eq!(index.missing_directories(&mut limits).is_ok(), fits, "{names}");
+        }
+    }
 }
