@@ -74,11 +74,13 @@ impl AllowList {
 
     /// `path` is joined by slashes, without one at its start.
     pub(super) fn place(&self, path: &[u8]) -> Place {
-        if let Some(shape) = self.0.get(path) {
-            return Place::Allowed(*shape);
-        }
         let below =
             |long: &[u8], short: &[u8]| long.strip_prefix(short).is_some_and(|rest| rest.starts_with(b"/"));
+        if let Some(shape) = self.0.get(path) {
+            // What has allowed paths below it is a directory of the base too.
+            let is_parent = self.0.keys().any(|allowed| below(allowed, path));
+            return Place::Allowed(if is_parent { Shape::Shared } else { *shape });
+        }
         if self.0.iter().any(|(allowed, shape)| *shape != Shape::File && below(path, allowed)) {
             Place::Inside
         } else if self.0.keys().any(|allowed| below(allowed, path)) {
@@ -122,6 +124,22 @@ mod tests {
             ("opt/cni/bin", Place::Allowed(Shape::Any)),
             ("opt/cni/bin/tool", Place::Inside),
             ("boot", Place::Outside),
+        ] {
+            assert_eq!(allowed.place(path.as_bytes()), place, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_has_allowed_paths_below_it_stays_a_shared_directory() {
+        let mut allowed = AllowList::default();
+        for path in ["/usr/lib", "/opt/cni", "/opt/cni/bin"] {
+            allowed.add(EntryPath::parse(path.as_bytes()).unwrap());
+        }
+        for (path, place) in [
+            ("usr/lib", Place::Allowed(Shape::Shared)),
+            ("usr/lib/systemd", Place::Inside),
+            ("opt/cni", Place::Allowed(Shape::Shared)),
+            ("opt/cni/bin", Place::Allowed(Shape::Any)),
         ] {
             assert_eq!(allowed.place(path.as_bytes()), place, "{path}");
         }
