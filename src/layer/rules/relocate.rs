@@ -18,12 +18,17 @@ pub(super) fn relocate(rootfs: &mut Directory, found: &mut Violations) {
         let Some(old) = rootfs.get_mut(from.as_bytes()) else { continue };
         let changeset = old.changeset;
         let Some(children) = old.children_mut().map(std::mem::take) else { continue };
+        // Where a parent is no directory, the walk finds that, and all below.
         match make_directory(rootfs, to, changeset) {
             Some(target) => {
                 merge(target, children, (to.as_bytes(), from.as_bytes()), found);
                 rootfs.remove(from.as_bytes());
             }
-            None => found.add(b"rootfs/usr", Rule::NotDirectory, None),
+            None => {
+                if let Some(old) = rootfs.get_mut(from.as_bytes()).and_then(Node::children_mut) {
+                    *old = children;
+                }
+            }
         }
     }
 }

@@ -160,8 +160,16 @@ fn content_stays_inside_the_allowed_paths() {
             &["rootfs/usr/lib/firmware/f: is also at `/lib/firmware/f`, with another content"],
         ),
     ]);
-    let both = x().directory("rootfs/lib").file("rootfs/usr", b"");
-    assert!(violations(vec![both], &Rules::default()).contains(&(shared("usr") + " (changeset 0)")));
+    // Once each, however many directories would be moved there, and with what is in them.
+    assert_violates(vec![(
+        x().file("rootfs/lib/f", b"").file_with("rootfs/sbin/p", 0o666, b"").file("rootfs/usr", b""),
+        &[
+            &outside("lib"),
+            &outside("sbin"),
+            "rootfs/sbin/p: world-writable files and directories are not allowed (mode 0666)",
+            &shared("usr"),
+        ],
+    )]);
 }
 
 #[test]
