@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::fetch::directory::{self, DirectoryError};
 use crate::oci::{Digest, HashingWriter, Platform, manifest};
+use crate::sys::leftover::Leftover;
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -82,20 +83,16 @@ struct StoredChangeset {
 
 fn write_changeset(source: &Path, blobs: &Path, mtime: u32) -> Result<StoredChangeset, WriteImageError> {
     let path = blobs.join(format!(".changeset-{}", std::process::id()));
-    let result = File::create(&path)
-        .map_err(|error| WriteImageError::Write { path: path.clone(), source: error })
-        .and_then(|file| pack_changeset(source, file, mtime))
-        .and_then(|changeset| {
-            let named = blobs.join(changeset.stored.digest.hex());
-            fs::rename(&path, &named)
-                .map_err(|error| WriteImageError::Write { path: named, source: error })?;
-            Ok(changeset)
-        });
-    if result.is_err() {
-        // The first error is the one to report; the file may not even exist.
-        let _ = fs::remove_file(&path);
-    }
-    result
+    let staged = Leftover::new(path);
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| WriteImageError::Write { path, source }
+    };
+    let file = File::create(staged.path()).map_err(failed(staged.path()))?;
+    let changeset = pack_changeset(source, file, mtime)?;
+    let named = blobs.join(changeset.stored.digest.hex());
+    fs::rename(staged.path(), &named).map_err(failed(&named))?;
+    Ok(changeset)
 }
 
 fn pack_changeset(source: &Path, file: File, mtime: u32) -> Result<StoredChangeset, WriteImageError> {
@@ -154,10 +151,10 @@ fn write_index(path: &Path, entry: Value) -> Result<(), WriteImageError> {
 
 /// After a crash the old or the new file is there, never a part.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteImageError> {
-    let staged = path.with_extension(format!("new-{}", std::process::id()));
-    File::create(&staged)
+    let staged = Leftover::new(path.with_extension(format!("new-{}", std::process::id())));
+    File::create(staged.path())
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&staged, path))
+        .and_then(|()| fs::rename(staged.path(), path))
         .map_err(|source| WriteImageError::Write { path: path.into(), source })
 }
 

@@ -5,7 +5,8 @@
 //! after the layer, `validate` prints what the rules say.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use super::assemble::obtain_layer;
 use super::build::{ImageOptions, write_image};
@@ -19,6 +20,7 @@ use crate::fetch::{self, Fetcher};
 use crate::layer::{self, Recipe, Unfit};
 use crate::oci::{ImageSource, manifest};
 use crate::store::{Layer, Store};
+use crate::sys::leftover::Leftover;
 use crate::text::Escaped;
 
 /// A configuration, the machine it is for and a store to work in.
@@ -55,8 +57,12 @@ impl Workshop {
     }
 }
 
+/// How many names are tried for a scratch directory. One that is taken was
+/// left by a process that was killed and had the same number.
+const SCRATCH_ATTEMPTS: u32 = 100;
+
 /// A store that is gone when the command ends.
-struct Scratch(PathBuf);
+struct Scratch(Leftover);
 
 impl Scratch {
     /// Beside `neighbour`, so that what is made there can be renamed to it.
@@ -65,17 +71,20 @@ impl Scratch {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let path = directory.join(format!(".plywood-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| Error::Write { path: path.clone(), source })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            log::warn!("cannot remove {}, ignored: {error}", self.0.display());
+        let mut attempts = 0;
+        loop {
+            let path = directory.join(format!(".plywood-{}-{attempts}", std::process::id()));
+            attempts += 1;
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(Leftover::new(path))),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && attempts < SCRATCH_ATTEMPTS => {}
+                Err(source) => return Err(Error::Write { path, source }),
+            }
         }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 
@@ -97,7 +106,7 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
 /// `plywood pack IMAGE -o FILE`: the layer that a machine would build.
 pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     let scratch = Scratch::beside(&arguments.output)?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&arguments.image)?;
     layer.export(&arguments.output)?;
     let record = layer.record();
@@ -153,7 +162,7 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
         target.parse().map_err(not_either)?
     };
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
     Ok(Valid {
@@ -165,7 +174,7 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
 /// `plywood inspect IMAGE`: what an image is made of.
 pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let fetcher = workshop.fetcher();
     let image = fetcher.fetch(fetcher.resolve(&arguments.image)?)?;
     let changesets: Vec<_> = image
@@ -216,7 +225,7 @@ pub fn build(arguments: &cli::Build) -> Result<(), Error> {
         )));
     };
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.0)?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&ImageSource::Directory(arguments.directory.clone()))?;
     let unfit = |problems| Error::Unfit {
         image: arguments.directory.display().to_string(),

@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod dhcp;
 pub mod directory;
 pub mod kmsg;
+pub mod leftover;
 pub mod loopdev;
 pub mod module;
 pub mod mount;
