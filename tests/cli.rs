@@ -206,3 +206,19 @@ fn a_reader_that_has_read_enough_is_no_failure() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_layer_takes_the_place_of_a_regular_file_only() {
+    let directory = TempDir::new().unwrap();
+    let places = directory.path().join("places");
+    fs::create_dir_all(places.join("directory")).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, places.join("fifo"), fifo, 0o600.into(), 0).unwrap();
+    fs::write(places.join("file"), "").unwrap();
+    let image = format!("dir:{}", hello().display());
+    for (place, code) in [("directory", 1), ("fifo", 1), ("file", 0)] {
+        let output = plywood(directory.path(), &["pack", &image, "-o", &format!("places/{place}")]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(names(&places), ["directory", "fifo", "file"]);
+    }
+}

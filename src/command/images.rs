@@ -5,7 +5,7 @@
 //! after the layer, `validate` prints what the rules say.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::assemble::obtain_layer;
@@ -105,6 +105,7 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
 
 /// `plywood pack IMAGE -o FILE`: the layer that a machine would build.
 pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
+    check_output(&arguments.output)?;
     let scratch = Scratch::beside(&arguments.output)?;
     let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&arguments.image)?;
@@ -119,6 +120,18 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
         list::size(record.size),
         record.digest,
     ))
+}
+
+/// The layer is renamed to its place, which would take a device's node away
+/// from the whole system.
+fn check_output(path: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+            let source = io::Error::other("it is there and is not a regular file");
+            Err(Error::Write { path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `plywood validate IMAGE|DIR|--config FILE`: every rule, all violations.
