@@ -44,6 +44,9 @@ pub struct ImageOptions<'a> {
 /// Writes the image of `source` into the layout `layout`, which is made if it
 /// is missing. Returns the manifest's digest.
 pub fn write_image(source: &Path, layout: &Path, options: &ImageOptions) -> Result<Digest, WriteImageError> {
+    let index_path = layout.join("index.json");
+    // First, so that nothing is written beside what is no layout.
+    let index = read_index(&index_path)?;
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)
         .map_err(|error| WriteImageError::Write { path: blobs.clone(), source: error })?;
@@ -66,9 +69,12 @@ pub fn write_image(source: &Path, layout: &Path, options: &ImageOptions) -> Resu
     let mut entry = descriptor(manifest::MANIFEST, &document);
     entry["platform"] = json!(options.platform);
     entry["annotations"] = json!({ manifest::ANNOTATION_REF_NAME: options.tag });
-    write_index(&layout.join("index.json"), entry)?;
+    replace(&index_path, with_entry(index, entry).to_string().as_bytes())?;
     Ok(document.digest)
 }
+
+/// An `index.json` with an array `manifests`.
+type Index = serde_json::Map<String, Value>;
 
 /// A blob of the layout.
 struct Stored {
@@ -126,27 +132,34 @@ fn put(blobs: &Path, document: &Value) -> Result<Stored, WriteImageError> {
     Ok(stored)
 }
 
-/// Adds `entry` to the index, in place of an entry with the same name and
-/// platform.
-fn write_index(path: &Path, entry: Value) -> Result<(), WriteImageError> {
-    let mut index = match fs::read(path) {
+/// The entries of the layout's index, none if there is none yet.
+fn read_index(path: &Path) -> Result<Index, WriteImageError> {
+    let index = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             json!({ "schemaVersion": 2, "mediaType": manifest::INDEX, "manifests": [] })
         }
         Err(source) => return Err(WriteImageError::Read { path: path.into(), source }),
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
     };
-    let Some(manifests) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
-        return Err(WriteImageError::Index { path: path.into() });
-    };
+    match index {
+        Value::Object(index) if index.get("manifests").is_some_and(Value::is_array) => Ok(index),
+        _ => Err(WriteImageError::Index { path: path.into() }),
+    }
+}
+
+/// Adds `entry` to the index, in place of an entry with the same name and
+/// platform.
+fn with_entry(mut index: Index, entry: Value) -> Value {
     let same = |other: &Value| {
         other["annotations"][manifest::ANNOTATION_REF_NAME]
             == entry["annotations"][manifest::ANNOTATION_REF_NAME]
             && other["platform"] == entry["platform"]
     };
-    manifests.retain(|other| !same(other));
-    manifests.push(entry);
-    replace(path, index.to_string().as_bytes())
+    if let Some(manifests) = index.get_mut("manifests").and_then(Value::as_array_mut) {
+        manifests.retain(|other| !same(other));
+        manifests.push(entry);
+    }
+    Value::Object(index)
 }
 
 /// After a crash the old or the new file is there, never a part.
@@ -197,10 +210,12 @@ mod tests {
             .map(|m| &m["annotations"][manifest::ANNOTATION_REF_NAME])
             .collect();
         assert_eq!(names, ["v2", "v1"]);
-        fs::write(layout.path().join("index.json"), "[]").unwrap();
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("index.json"), "[]").unwrap();
         let platform = Platform::linux("amd64");
         let options = ImageOptions { platform: &platform, mtime: 0, tag: "v3", annotations: vec![] };
-        let refused = write_image(extension().path(), layout.path(), &options);
+        let refused = write_image(extension().path(), other.path(), &options);
         assert!(matches!(refused, Err(WriteImageError::Index { .. })));
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
     }
 }
