@@ -48,4 +48,6 @@ pub const LEFT_OUT: &str = "plywood: plywood.skip: leaving out hello";
 /// A row of the table that `plywood list` prints.
 pub const LISTED: &str = "GUEST: list: 000";
 pub const LISTED_AS_SKIPPED: &str = "GUEST: list: skipped: *hello: plywood.skip= names it";
+pub const PASSED_OVER: &str = "plywood: /dev/vdb: there is no config.yaml, passed over";
+pub const BUSY: &str = "plywood: *Device or resource busy";
 pub const SKIPPED: &str = "plywood: *skip*";

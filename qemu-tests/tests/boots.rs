@@ -237,6 +237,13 @@ fn the_command_line_leaves_an_extension_out() {
 }
 
 #[test]
+fn a_state_volume_without_a_configuration_is_passed_over() {
+    let machine = Machine::new("no-config").root(Root::BusyboxSquashfs).append(STATE);
+    let said = machine.disk(Disk::empty("no-config", "PLYWOOD")).boot().powered_off();
+    said.expect(says::PASSED_OVER).expect(says::REPORTED).expect_never(says::BUSY);
+}
+
+#[test]
 fn the_command_line_switches_plywood_off() {
     let machine = with_layouts("off", &hello()).root(Root::BusyboxSquashfs).append("plywood=0");
     machine.boot().powered_off().expect(says::NO_EXTENSIONS).expect_never(says::AN_OVERLAY);

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Boot;
 use super::root::device_deadline;
+use super::state::STATE;
 use crate::config::cmdline::ConfigLocation;
 use crate::config::{MAX_BYTES, Source};
 use crate::error::Error;
@@ -50,8 +51,15 @@ impl Boot {
             return files.iter().map(|path| read(path)).collect();
         }
         for (label, file) in VOLUMES {
-            if let Ok(device) = block::find(&DeviceSpec::Label(label.into())) {
-                return self.read_from(&device, Path::new(file)).map(|source| vec![source]);
+            let Ok(device) = block::find(&DeviceSpec::Label(label.into())) else { continue };
+            match self.read_from(&device, Path::new(file)) {
+                Ok(source) if is_for_cloud_init(&source.text) => {
+                    log::info!("{}: {file} is for cloud-init, passed over", device.path.display());
+                }
+                Err(error) if is_absent(&error) => {
+                    log::info!("{}: there is no {file}, passed over", device.path.display());
+                }
+                result => return result.map(|source| vec![source]),
             }
         }
         self.load_module("qemu_fw_cfg");
@@ -84,12 +92,17 @@ impl Boot {
         }
     }
 
-    /// Mounts a volume read-only, reads one file and unmounts it.
+    /// Reads one file of a volume, mounted read-only for the moment unless the
+    /// boot has mounted it already: the kernel refuses to mount a filesystem
+    /// read-only that is mounted for writing.
     fn read_from(&mut self, device: &block::BlockDevice, file: &Path) -> Result<Source, Error> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Boot {
             what: format!("read the configuration from {}", device.path.display()),
             source,
         };
+        if let Some(mounted) = self.mounted_at(device) {
+            return read(&mounted.join(file));
+        }
         let kind = device.superblock().map(|superblock| superblock.kind).unwrap_or_default();
         self.load_module(kind);
         fs::create_dir_all(VOLUME).map_err(|error| failed(error.into()))?;
@@ -99,6 +112,29 @@ impl Boot {
         mount::detach(Path::new(VOLUME)).map_err(|error| failed(error.into()))?;
         source
     }
+
+    /// Where the whole of a volume is mounted. The root comes first, because
+    /// the state may be a directory on it.
+    fn mounted_at(&self, device: &block::BlockDevice) -> Option<PathBuf> {
+        let number = rustix::fs::makedev(device.major, device.minor);
+        [self.root.as_path(), Path::new(STATE)]
+            .into_iter()
+            .find(|path| rustix::fs::stat(*path).is_ok_and(|status| status.st_dev == number))
+            .map(Into::into)
+    }
+}
+
+/// Whether a volume simply has no configuration.
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether user data is in a format of cloud-init's, which reads the same
+/// volume: it tells them apart by the first line.
+fn is_for_cloud_init(text: &[u8]) -> bool {
+    const FORMATS: [&[u8]; 6] =
+        [b"#cloud-", b"#!", b"#include", b"#part-handler", b"## template:", b"Content-Type:"];
+    FORMATS.iter().any(|format| text.starts_with(format))
 }
 
 fn initramfs_files() -> Result<Vec<PathBuf>, Error> {
@@ -149,6 +185,16 @@ fn config_in(table: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cloud_init_reads_is_not_ours() {
+        for text in ["#cloud-config\nusers: []\n", "#!/bin/sh\n", "Content-Type: multipart/mixed\n"] {
+            assert!(is_for_cloud_init(text.as_bytes()), "{text}");
+        }
+        for text in ["version: v1alpha1\n", "# a comment\nversion: v1alpha1\n", ""] {
+            assert!(!is_for_cloud_init(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn an_oem_string_holds_a_configuration() {
