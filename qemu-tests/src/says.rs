@@ -50,4 +50,6 @@ pub const LISTED: &str = "GUEST: list: 000";
 pub const LISTED_AS_SKIPPED: &str = "GUEST: list: skipped: *hello: plywood.skip= names it";
 pub const PASSED_OVER: &str = "plywood: /dev/vdb: there is no config.yaml, passed over";
 pub const BUSY: &str = "plywood: *Device or resource busy";
+pub const MISSING_STATE: &str = "plywood: the configured extensions: *plywood.state=LABEL=NOWHERE";
+pub const ANOTHER_ATTEMPT: &str = "plywood: the * generation: ";
 pub const SKIPPED: &str = "plywood: *skip*";

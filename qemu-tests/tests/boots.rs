@@ -244,6 +244,13 @@ fn a_state_volume_without_a_configuration_is_passed_over() {
 }
 
 #[test]
+fn a_missing_state_volume_is_waited_for_once() {
+    let machine = with_layouts("no-state", &hello()).root(Root::BusyboxSquashfs);
+    let said = machine.append("plywood.state=LABEL=NOWHERE rd.timeout=1").boot().powered_off();
+    said.expect(says::MISSING_STATE).expect(says::NO_EXTENSIONS).expect_never(says::ANOTHER_ATTEMPT);
+}
+
+#[test]
 fn the_command_line_switches_plywood_off() {
     let machine = with_layouts("off", &hello()).root(Root::BusyboxSquashfs).append("plywood=0");
     machine.boot().powered_off().expect(says::NO_EXTENSIONS).expect_never(says::AN_OVERLAY);

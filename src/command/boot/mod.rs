@@ -53,6 +53,8 @@ pub struct Boot {
     root: PathBuf,
     /// The open state directory, once it was needed.
     store: Option<Rc<Store>>,
+    /// Opening the state directory failed; to try again would be to wait again.
+    has_no_store: bool,
     /// What the booted generation's configuration asks for.
     configured_modules: Vec<KernelModule>,
 }
@@ -133,6 +135,7 @@ impl Boot {
             kept: Vec::new(),
             root: SYSROOT.into(),
             store: None,
+            has_no_store: false,
             configured_modules: Vec::new(),
         })
     }
@@ -199,6 +202,9 @@ impl Boot {
     fn mount_first_that_works(&mut self) -> Result<Mounted, Error> {
         let mut failures = Vec::new();
         for candidate in candidates(&self.parameters) {
+            if self.has_no_store && candidate != Candidate::Plain {
+                continue;
+            }
             match self.attempt(candidate) {
                 Ok(None) => {}
                 Ok(Some(mut mounted)) => {

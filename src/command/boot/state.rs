@@ -22,6 +22,12 @@ impl Boot {
         if let Some(store) = &self.store {
             return Ok(Rc::clone(store));
         }
+        let store = self.open_store();
+        self.has_no_store = store.is_err();
+        store
+    }
+
+    fn open_store(&mut self) -> Result<Rc<Store>, Error> {
         let target = Path::new(STATE);
         fs::create_dir_all(target).map_err(|source| Error::Write { path: target.into(), source })?;
         if !mount::is_mount_point(target)? {
