@@ -251,6 +251,19 @@ fn a_missing_state_volume_is_waited_for_once() {
 }
 
 #[test]
+fn another_init_calls_plywood_for_the_overlay() {
+    const HOOK: &[u8] = b"#!/bin/sh\nexport PATH=/usr/bin\n\
+        for fs in proc:proc sysfs:sys devtmpfs:dev tmpfs:run; do mount -t ${fs%:*} none /${fs#*:}; done\n\
+        modprobe virtio_pci; modprobe virtio_blk; modprobe squashfs\n\
+        until mount -t squashfs -o ro /dev/vda /sysroot; do sleep 1; done\n\
+        plywood boot --root /sysroot\n\
+        for dir in dev proc sys run; do mount --move /$dir /sysroot/$dir; done\n\
+        exec switch_root /sysroot /sbin/init\n";
+    let machine = with_layouts("hook", &hello()).root(Root::BusyboxSquashfs).file("/hook", 0o755, HOOK);
+    machine.append("rdinit=/hook").boot().powered_off().expect(&says::greeting("hello"));
+}
+
+#[test]
 fn the_command_line_switches_plywood_off() {
     let machine = with_layouts("off", &hello()).root(Root::BusyboxSquashfs).append("plywood=0");
     machine.boot().powered_off().expect(says::NO_EXTENSIONS).expect_never(says::AN_OVERLAY);

@@ -79,7 +79,9 @@ pub fn hook(root: &Path) -> Result<(), Error> {
     let parameters = BootParameters::new(&line);
     let mut boot = Boot::new((line, parameters))?;
     boot.root = root.into();
+    boot.load_needed_modules();
     let Mounted { report, .. } = boot.mount_first_that_works()?;
+    boot.load_configured_modules();
     report::save(&report, &boot.timeline);
     Ok(())
 }
@@ -162,6 +164,11 @@ impl Boot {
         }
         let loaded = self.modules.coldplug();
         log::info!("loaded drivers for {loaded} devices");
+        self.load_needed_modules();
+    }
+
+    /// Loads what every overlay of layers needs, whoever mounted the root.
+    fn load_needed_modules(&mut self) {
         for module in ["loop", "squashfs", "overlay"] {
             self.load_module(module);
         }
