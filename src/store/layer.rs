@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Staged, Store, read_json, sync_parent};
+use super::{Lock, Staged, Store, read_json, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
 
 /// Version of [`LayerRecord`]; a record of another version is not read.
@@ -136,7 +136,25 @@ impl Layer {
     }
 }
 
+impl LayerError {
+    /// The layer whose content is not what it was when it was built.
+    pub fn damaged(&self) -> Option<&LayerKey> {
+        match self {
+            Self::Damaged { key, .. } | Self::NotALayer { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
 impl Store {
+    /// Removes a layer that is of no use; what names it is damaged until it is
+    /// built again.
+    pub fn remove_layer(&self, _lock: &Lock, key: &LayerKey) -> Result<(), LayerError> {
+        let path = self.layer_path(key);
+        let removed = fs::remove_file(&path).and_then(|()| sync_parent(&path));
+        removed.map_err(|source| LayerError::Io { action: "remove", key: *key, source })
+    }
+
     /// A place to build a layer in.
     pub fn stage_layer(&self) -> Result<StagedLayer, LayerError> {
         self.stage().map(StagedLayer).map_err(|source| LayerError::Stage { source })
@@ -240,6 +258,16 @@ mod tests {
             damage(&layer.path);
             assert!(layer.open().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_damaged_layer_can_be_removed() {
+        let (_directory, store, layer) = store_with_layer();
+        fs::set_permissions(&layer.path, Permissions::from_mode(0o600)).unwrap();
+        fs::write(&layer.path, b"squashfz").unwrap();
+        assert_eq!(layer.open().unwrap_err().damaged(), Some(layer.key()));
+        store.remove_layer(&store.lock().unwrap(), layer.key()).unwrap();
+        assert_eq!(store.layer(layer.key()), None);
     }
 
     #[test]

@@ -24,11 +24,11 @@ use std::rc::Rc;
 use super::assemble::Assembly;
 use super::list::Report;
 use super::machine::{self, Machine};
-use crate::config::KernelModule;
 use crate::config::cmdline::{BootParameters, CommandLine, FailureAction, Parameter};
+use crate::config::{KernelModule, Source};
 use crate::error::Error;
 use crate::mount::Attached;
-use crate::store::{Generation, Origin, Store};
+use crate::store::{Generation, LayerKey, Origin, Store};
 use crate::sys::kmsg::{self, Target};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::module::Modules;
@@ -242,10 +242,28 @@ impl Boot {
             Candidate::Current => self.store()?.current()?,
             Candidate::Previous => self.store()?.previous()?,
         };
-        let Some(generation) = generation else { return Ok(None) };
+        let Some(mut generation) = generation else { return Ok(None) };
+        let mut overlay = self.mount(&generation);
+        if candidate == Candidate::Configured
+            && let Err(Error::Layer(error)) = &overlay
+            && let Some(key) = error.damaged()
+        {
+            log::warn!("{}; making it again", kmsg::chain(error));
+            self.remove_layer(key)?;
+            // The configuration of this generation, wherever it came from:
+            // without all its layers the store does not open it any more.
+            let name = format!("generation {}", generation.number());
+            let source = Source { name, text: generation.config()?.into_bytes() };
+            generation = self.assemble(&[source], None)?;
+            overlay = self.mount(&generation);
+        }
         let report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
-        let overlay = self.mount(&generation)?;
-        self.finish(report, overlay).map(Some)
+        self.finish(report, overlay?).map(Some)
+    }
+
+    fn remove_layer(&mut self, key: &LayerKey) -> Result<(), Error> {
+        let store = self.store()?;
+        Ok(store.remove_layer(&store.lock()?, key)?)
     }
 
     /// Checks that the root at hand can be handed off to; takes the overlay
@@ -276,7 +294,11 @@ impl Boot {
         }
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         log::info!("configuration: {}", names.join(", "));
-        let config = machine::parse_config(&sources)?;
+        self.assemble(&sources, current).map(Some)
+    }
+
+    fn assemble(&mut self, sources: &[Source], current: Option<Generation>) -> Result<Generation, Error> {
+        let config = machine::parse_config(sources)?;
         let machine = Machine::running(&self.root, &config)?;
         let store = self.store()?;
         let lock = store.lock()?;
@@ -285,7 +307,7 @@ impl Boot {
             recipe: &recipe,
             store: &store,
             config: &config,
-            sources: &sources,
+            sources,
             machine: &machine,
             origin: Origin::Boot,
             now: machine::now(),
@@ -294,7 +316,7 @@ impl Boot {
         self.timeline.done("plan");
         let generation = assembly.perform(&plan, &lock, &mut || self.bring_up_network())?;
         self.timeline.done("layers");
-        Ok(Some(generation))
+        Ok(generation)
     }
 
     /// The init that will run, checked inside the root at hand.
