@@ -141,6 +141,19 @@ impl Store {
         self.linked("previous")
     }
 
+    /// The configuration that was applied last and its generation's number, if
+    /// the current generation is that one. It needs none of the layers, so it
+    /// outlives them.
+    pub fn applied_config(&self) -> Option<(u32, String)> {
+        let target = fs::read_link(self.path.join("current")).ok()?;
+        let number = target.strip_prefix("generations").ok()?.to_str()?.parse().ok()?;
+        let path = self.generation_path(number);
+        let record: GenerationRecord = read_json(&path.join("record.json")).ok()?;
+        let config = fs::read_to_string(path.join("config.yaml")).ok()?;
+        let is_whole = record.format <= RECORD_FORMAT && Digest::sha256(config.as_bytes()) == record.config;
+        (is_whole && record.origin == Origin::Apply).then_some((number, config))
+    }
+
     fn linked(&self, link: &str) -> Result<Option<Generation>, GenerationError> {
         let path = self.path.join(link);
         let target = match fs::read_link(&path) {
@@ -304,6 +317,22 @@ mod tests {
         assert_eq!((first.number(), second.number()), (1, 2));
         assert_eq!(second.config().unwrap(), "two");
         assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_applied_configuration_outlives_its_layers() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let lock = store.lock().unwrap();
+        store.commit_generation(&lock, draft(&store, "one")).unwrap();
+        assert_eq!(store.applied_config(), None);
+        let applied = Draft { origin: Origin::Apply, ..draft(&store, "two") };
+        store.commit_generation(&lock, applied).unwrap();
+        fs::remove_dir_all(directory.path().join("layers")).unwrap();
+        assert!(store.current().is_err());
+        assert_eq!(store.applied_config(), Some((2, "two".into())));
+        fs::write(directory.path().join("generations/2/config.yaml"), "three").unwrap();
+        assert_eq!(store.applied_config(), None);
     }
 
     #[test]

@@ -287,7 +287,7 @@ impl Boot {
             log::warn!("the current generation is not used: {}", Error::from(error).chain());
             None
         });
-        let sources = self.find_config(current.as_ref())?;
+        let sources = self.find_config(store.applied_config())?;
         if sources.is_empty() {
             log::info!("no configuration found");
             return Ok(None);

@@ -22,7 +22,6 @@ use super::state::STATE;
 use crate::config::cmdline::ConfigLocation;
 use crate::config::{MAX_BYTES, Source};
 use crate::error::Error;
-use crate::store::{Generation, Origin};
 use crate::sys::block::{self, DeviceSpec};
 use crate::sys::mount::{self, Options};
 
@@ -36,15 +35,12 @@ const VOLUMES: [(&str, &str); 2] = [("PLYWOOD", "config.yaml"), ("cidata", "user
 
 impl Boot {
     /// The machine's configuration files; none if no place has any.
-    pub(super) fn find_config(&mut self, current: Option<&Generation>) -> Result<Vec<Source>, Error> {
+    pub(super) fn find_config(&mut self, applied: Option<(u32, String)>) -> Result<Vec<Source>, Error> {
         if let Some(location) = self.parameters.config.clone() {
             return self.config_at(&location).map(|source| vec![source]);
         }
-        if let Some(generation) = current
-            && generation.record().origin == Origin::Apply
-        {
-            let name = format!("generation {}", generation.number());
-            return Ok(vec![Source { name, text: generation.config()?.into_bytes() }]);
+        if let Some((number, text)) = applied {
+            return Ok(vec![Source { name: format!("generation {number}"), text: text.into_bytes() }]);
         }
         let files = initramfs_files()?;
         if !files.is_empty() {
