@@ -16,6 +16,7 @@ use crate::layer::{BuildError, Unfit};
 use crate::mount::OverlayError;
 use crate::store::{GenerationError, LayerError, StoreError};
 use crate::sys::{self, kmsg};
+use crate::text::Escaped;
 
 /// Why a command could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +25,9 @@ pub enum Error {
     Usage(String),
     #[error("the configuration is not usable:\n{0}")]
     Config(Problems),
-    #[error("cannot read {}", .path.display())]
+    #[error("cannot read {}", Escaped::path(.path))]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}", .path.display())]
+    #[error("cannot write {}", Escaped::path(.path))]
     Write { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Host(#[from] HostError),
@@ -54,7 +55,7 @@ pub enum Error {
     Boot { what: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{0}")]
     NotBootable(String),
-    #[error("plywood did not boot this machine: there is no {}", .report.display())]
+    #[error("plywood did not boot this machine: there is no {}", Escaped::path(.report))]
     NotBooted { report: PathBuf },
 }
 

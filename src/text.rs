@@ -6,6 +6,7 @@
 //! bidirectional override that a stranger chose. Depends on nothing.
 
 use std::fmt;
+use std::path::Path;
 
 /// Longest foreign text, in characters, that is printed before it is cut.
 const MAX_CHARS: usize = 512;
@@ -18,6 +19,11 @@ impl<'a> Escaped<'a> {
     /// Wraps anything that is bytes: `&str`, `&[u8]`, `Vec<u8>`, `OsStr` bytes.
     pub fn new(bytes: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self(bytes.as_ref())
+    }
+
+    /// Wraps a path, whose bytes need not be text.
+    pub fn path(path: &'a Path) -> Self {
+        Self(path.as_os_str().as_encoded_bytes())
     }
 }
 

@@ -20,6 +20,7 @@ use super::error::Cause;
 use super::synthetic;
 use crate::oci::{Descriptor, Platform};
 use crate::store::{Blob, Store};
+use crate::text::Escaped;
 
 const BLOCK: usize = 512;
 /// Largest size that eleven octal digits hold.
@@ -28,13 +29,13 @@ const MAX_OCTAL: u64 = 0o77_777_777_777;
 /// Why a directory could not be packed. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    #[error("cannot read {}", .path.display())]
+    #[error("cannot read {}", Escaped::path(.path))]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} changed while it was read", .path.display())]
+    #[error("{} changed while it was read", Escaped::path(.path))]
     Changed { path: PathBuf },
-    #[error("{} cannot be packed: in an image, names with .wh. remove files of lower changesets", .path.display())]
+    #[error("{} cannot be packed: in an image, names with .wh. remove files of lower changesets", Escaped::path(.path))]
     Whiteout { path: PathBuf },
-    #[error("cannot write the archive of {}", .path.display())]
+    #[error("cannot write the archive of {}", Escaped::path(.path))]
     Write { path: PathBuf, source: io::Error },
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Layer, LayerKey, Lock, Store, read_json, sync_parent};
 use crate::oci::Digest;
+use crate::text::Escaped;
 
 /// Version of [`GenerationRecord`]; a newer one is refused.
 const RECORD_FORMAT: u32 = 1;
@@ -92,7 +93,7 @@ pub struct Generation {
 pub enum GenerationError {
     #[error("cannot {action} generation {number}")]
     Io { action: &'static str, number: u32, source: io::Error },
-    #[error("cannot read {}", .path.display())]
+    #[error("cannot read {}", Escaped::path(.path))]
     Read { path: PathBuf, source: io::Error },
     #[error("generation {number} was written by a newer plywood (format {format})")]
     Newer { number: u32, format: u32 },

@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::text::Escaped;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,9 +36,9 @@ pub struct Store {
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot {action} {}", .path.display())]
+    #[error("cannot {action} {}", Escaped::path(.path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("the state directory {} is in use by another plywood", .path.display())]
+    #[error("the state directory {} is in use by another plywood", Escaped::path(.path))]
     Locked { path: PathBuf },
 }
 
