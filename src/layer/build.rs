@@ -13,7 +13,7 @@ use super::decompress::Decompressor;
 use super::manifest::{self, Host, Incompatible, Manifest};
 use super::places;
 use super::rules::{self, Rules, RulesHost, Violations};
-use super::squashfs::{self, FileId, WriteError, Writer};
+use super::squashfs::{self, Compression, FileId, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
 use crate::fetch::{Changeset, Image};
@@ -71,6 +71,8 @@ pub enum Cause {
     Rules(Violations),
     #[error("its manifest is not usable:\n{0}")]
     Manifest(Problems),
+    #[error("{0}\nits manifest is not usable:\n{1}")]
+    RulesAndManifest(Violations, Problems),
     #[error("it does not fit this machine")]
     Incompatible(#[source] Incompatible),
     #[error("cannot write its layer")]
@@ -84,9 +86,14 @@ pub enum Cause {
 impl Recipe {
     /// The key of the layer that an image with this chain ID gives.
     pub fn key(&self, chain_id: &Digest) -> LayerKey {
-        let Self { rules, compression, block_size, .. } = self;
+        let Self { rules, block_size, .. } = self;
+        let compression = match self.compression {
+            Compression::None => "none".into(),
+            Compression::Gzip { level } => format!("gzip {level}"),
+            Compression::Zstd { level } => format!("zstd {level}"),
+        };
         LayerKey::of(&format!(
-            "format {FORMAT_VERSION}\nchain {chain_id}\ncompression {compression:?}\nblock {block_size}\n{rules}"
+            "format {FORMAT_VERSION}\nchain {chain_id}\ncompression {compression}\nblock {block_size}\n{rules}"
         ))
     }
 
@@ -190,9 +197,18 @@ impl Builder<'_> {
 
     /// Checks the whole, and writes what names the contents.
     fn finish(self, mut tree: ImageTree) -> Result<LayerRecord, Cause> {
-        rules::check(&mut tree, &self.recipe.rules, &self.recipe.kernel).map_err(Cause::Rules)?;
         let manifest_bytes = self.manifest_in(&tree.root);
-        let manifest = Manifest::parse("manifest.yaml", &manifest_bytes).map_err(Cause::Manifest)?;
+        let has_manifest = tree.root.get(MANIFEST).is_some();
+        let ruled = rules::check(&mut tree, &self.recipe.rules, &self.recipe.kernel);
+        // One report of all that is wrong, so that one more try is enough.
+        let manifest = match (ruled, Manifest::parse("manifest.yaml", &manifest_bytes)) {
+            (Ok(()), Ok(manifest)) => manifest,
+            (Ok(()), Err(problems)) => return Err(Cause::Manifest(problems)),
+            (Err(violations), Err(problems)) if has_manifest => {
+                return Err(Cause::RulesAndManifest(violations, problems));
+            }
+            (Err(violations), _) => return Err(Cause::Rules(violations)),
+        };
         manifest.check(&self.recipe.host).map_err(Cause::Incompatible)?;
         let empty = Directory::new();
         let rootfs = match tree.root.get(ROOTFS).map(|node| &node.content) {
