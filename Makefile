@@ -44,7 +44,7 @@ build/tools/bin/cargo-deny:
 check: build/tools/bin/cargo-deny
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --lib --bins
+	cargo test --locked --lib --bins --test layout --test cli --test interrupted
 	build/tools/bin/cargo-deny --locked check licenses bans sources
 
 assets: build

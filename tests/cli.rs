@@ -139,7 +139,7 @@ fn a_plan_is_shown_without_doing_anything() {
         stdout(&output)
     };
     assert!(apply(&["--dry-run"]).contains("to fetch and build"));
-    assert_eq!(names(&directory.path().join("state/generations")), Vec::<String>::new());
+    assert_eq!(names(directory.path()), ["machine.yaml"]);
     assert!(apply(&[]).contains("generation 1 is ready"));
     assert!(apply(&["--dry-run"]).contains("in the store"));
     assert!(apply(&[]).contains("nothing to do"));

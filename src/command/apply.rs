@@ -1,6 +1,7 @@
 //! `plywood apply`: on the running machine, the next generation.
 
 use super::assemble::Assembly;
+use super::images::Scratch;
 use super::machine::{self, Machine};
 use crate::cli;
 use crate::error::Error;
@@ -10,7 +11,13 @@ use crate::store::{Origin, Store};
 pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
     let (config, sources) = machine::load_config(&arguments.files)?;
     let machine = Machine::running(std::path::Path::new("/"), &config)?;
-    let store = Store::open(&machine::state_directory(&arguments.state))?;
+    let directory = machine::state_directory(&arguments.state);
+    // A dry run makes no store; without one it plans for an empty one.
+    let scratch = match arguments.dry_run && !directory.exists() {
+        true => Some(Scratch::beside(&std::env::temp_dir().join("plywood"))?),
+        false => None,
+    };
+    let store = Store::open(scratch.as_ref().map_or(&directory, Scratch::path))?;
     let lock = store.lock()?;
     let recipe = machine::recipe(&config, &machine)?;
     let assembly = Assembly {

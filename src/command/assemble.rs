@@ -152,7 +152,7 @@ impl Assembly<'_> {
         if let Ok(Some(current)) = self.store.current()
             && current.record().config == Digest::sha256(config.as_bytes())
             && current.layers() == layers
-            && current.record().skipped == skipped
+            && sources_of(&current.record().skipped) == sources_of(&skipped)
         {
             log::info!("generation {} is what the configuration asks for", current.number());
             return Ok(current);
@@ -222,6 +222,11 @@ fn recorded_layer(generation: &Generation, source: &ImageSource) -> Option<(Dige
     let name = source.to_string();
     let (entry, layer) = generation.layers().iter().find(|(entry, _)| entry.source == name)?;
     Some((entry.image, layer.clone()))
+}
+
+/// Reasons vary from try to try; what is left out is what matters.
+fn sources_of(skipped: &[Skipped]) -> Vec<&str> {
+    skipped.iter().map(|skipped| skipped.source.as_str()).collect()
 }
 
 /// The configuration as one text: the files one after another, as documents.

@@ -62,11 +62,11 @@ impl Workshop {
 const SCRATCH_ATTEMPTS: u32 = 100;
 
 /// A store that is gone when the command ends.
-struct Scratch(Leftover);
+pub struct Scratch(Leftover);
 
 impl Scratch {
     /// Beside `neighbour`, so that what is made there can be renamed to it.
-    fn beside(neighbour: &Path) -> Result<Self, Error> {
+    pub fn beside(neighbour: &Path) -> Result<Self, Error> {
         let directory = match neighbour.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -83,7 +83,7 @@ impl Scratch {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -168,7 +168,8 @@ fn validate_config(machine: &cli::Machine) -> Result<Valid, Error> {
 }
 
 fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Error> {
-    let image = if Path::new(target).is_dir() {
+    let is_path = Path::new(target).is_dir() || target.starts_with(['.', '/']);
+    let image = if is_path {
         ImageSource::Directory(target.into())
     } else {
         let not_either = |error| Error::Usage(format!("{target} is no directory, and as an image: {error}"));
@@ -178,10 +179,19 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
     let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
-    Ok(Valid {
-        text: format!("{image}: {} {} is valid", record.name, Escaped::new(&record.version)),
-        facts: serde_json::json!({ "valid": true, "name": record.name, "version": record.version }),
-    })
+    let mut text = format!("{image}: {} {} is valid", record.name, Escaped::new(&record.version));
+    let states_compatibility =
+        layer::manifest_of(&layer).is_ok_and(|m| !m.metadata().compatibility.is_empty());
+    if !states_compatibility {
+        text += "\nnote: it does not say what it is compatible with";
+    }
+    let facts = serde_json::json!({
+        "valid": true,
+        "name": record.name,
+        "version": record.version,
+        "statesCompatibility": states_compatibility,
+    });
+    Ok(Valid { text, facts })
 }
 
 /// `plywood inspect IMAGE`: what an image is made of.

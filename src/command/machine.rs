@@ -11,10 +11,11 @@ use crate::config::{self, Compression, Config, Permission, Source};
 use crate::error::Error;
 use crate::fetch;
 use crate::layer::changeset::{ElfMachine, Limits};
-use crate::layer::manifest::Host;
+use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, squashfs};
 use crate::oci::Platform;
+use crate::sys::kmsg;
 
 /// Most bytes of all changesets of an image, uncompressed, unless
 /// `plywood.limits.bytes` says otherwise.
@@ -40,7 +41,8 @@ impl Machine {
             machine.kernel = kernel(architecture, None);
         }
         for (name, version) in &arguments.hosts {
-            machine.host.declare(name, version)?;
+            let wrong_use = |error: HostError| Error::Usage(format!("--host: {}", kmsg::chain(&error)));
+            machine.host.declare(name, version).map_err(wrong_use)?;
             // Another host has another kernel, which nobody has named.
             machine.kernel.kernel_release = None;
         }
