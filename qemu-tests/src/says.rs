@@ -52,4 +52,6 @@ pub const PASSED_OVER: &str = "plywood: /dev/vdb: there is no config.yaml, passe
 pub const BUSY: &str = "plywood: *Device or resource busy";
 pub const MISSING_STATE: &str = "plywood: the configured extensions: *plywood.state=LABEL=NOWHERE";
 pub const ANOTHER_ATTEMPT: &str = "plywood: the * generation: ";
+pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
+pub const A_FAILURE: &str = "plywood: the configured extensions:";
 pub const SKIPPED: &str = "plywood: *skip*";

@@ -294,3 +294,16 @@ fn without_a_way_on_the_reason_stays_on_the_screen() {
     console.expect(says::WAITING);
     console.power_cut();
 }
+
+#[test]
+fn init_gets_the_arguments_that_the_kernel_gave() {
+    let machine = with_layouts("arguments", &hello()).root(Root::BusyboxSquashfs).append("single -- tail");
+    machine.boot().powered_off().expect(says::ARGUMENTS);
+}
+
+#[test]
+fn the_state_may_be_on_the_root() {
+    let machine = with_layouts("state-on-root", &hello()).root(Root::BusyboxExt4);
+    let said = machine.append("plywood.state=/var/lib/plywood").boot().powered_off();
+    said.expect(&says::greeting("hello")).expect_never(says::A_FAILURE);
+}

@@ -15,17 +15,18 @@ use serde_json::{Value, json};
 use crate::fetch::directory::{self, DirectoryError};
 use crate::oci::{Digest, HashingWriter, Platform, manifest};
 use crate::sys::leftover::Leftover;
+use crate::text::Escaped;
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteImageError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    #[error("cannot write {}", .path.display())]
+    #[error("cannot write {}", Escaped::path(.path))]
     Write { path: PathBuf, source: io::Error },
-    #[error("cannot read {}", .path.display())]
+    #[error("cannot read {}", Escaped::path(.path))]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is not the index of an image layout", .path.display())]
+    #[error("{} is not the index of an image layout", Escaped::path(.path))]
     Index { path: PathBuf },
 }
 

@@ -151,7 +151,9 @@ impl Boot {
         let Mounted { new_root, report } = self.mount_first_that_works()?;
         self.load_configured_modules();
         report::save(&report, &self.timeline);
-        let arguments: Vec<_> = self.parameters.init_arguments.iter().map(OsString::from).collect();
+        // What the kernel made of its command line for its first process:
+        // words it does not know, and what follows `--`.
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         let environment: Vec<_> = std::env::vars_os().collect();
         log::info!("handing off");
         let failed = |error| Error::Boot { what: "hand off".into(), source: Box::new(error) };

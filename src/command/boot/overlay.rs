@@ -143,7 +143,7 @@ impl Boot {
 
 /// Opens a directory of the base, and makes it if it is missing. Symlinks on
 /// the way stay inside the base.
-fn directory_on(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn directory_on(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let root = directory::open(root)?;
     let mut found = directory::open_in_root(&root, Path::new(""), Symlinks::Follow)?;
     let mut leading: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();

@@ -1,10 +1,12 @@
 //! Where the store is while a machine boots: at [`STATE`], whatever it is on.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use super::Boot;
+use super::overlay::directory_on;
 use super::root::device_deadline;
 use crate::error::Error;
 use crate::store::Store;
@@ -49,9 +51,7 @@ impl Boot {
             source,
         };
         if place.starts_with('/') && !place.starts_with("/dev/") {
-            let path = self.root.join(place.trim_start_matches('/'));
-            fs::create_dir_all(&path).map_err(|error| failed(error.into()))?;
-            return Ok(mount::bind(&path, target, Submounts::Leave)?);
+            return self.bind_state(Path::new(place.trim_start_matches('/')), target).map_err(failed);
         }
         let spec = DeviceSpec::parse(&place).map_err(|error| failed(error.into()))?;
         let deadline = device_deadline(self.parameters.timeout);
@@ -62,6 +62,25 @@ impl Boot {
         self.load_module(superblock.kind);
         let options = Options::parse("rw,nodev,nosuid,noexec,noatime");
         mount::mount(superblock.kind, &device.path, target, &options).map_err(|error| failed(error.into()))
+    }
+}
+
+impl Boot {
+    /// Shows a directory of the root as the state directory. A store is
+    /// written to, so a root that is mounted read-only does not stay so.
+    fn bind_state(
+        &self,
+        place: &Path,
+        target: &Path,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if !mount::is_writable(&self.root)? {
+            log::info!("remounting the root read-write: the state directory is on it");
+            let flags = self.parameters.root_flags.as_deref().unwrap_or_default();
+            mount::remount(&self.root, &Options::parse(flags).and("rw"))?;
+        }
+        let directory = directory_on(&self.root, place)?;
+        let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        Ok(mount::bind(Path::new(&path), target, Submounts::Leave)?)
     }
 }
 

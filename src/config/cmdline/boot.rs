@@ -31,8 +31,6 @@ pub struct BootParameters {
     pub root_delay: Duration,
     /// `init=`: an absolute path.
     pub init: Option<PathBuf>,
-    /// What follows `--`.
-    pub init_arguments: Vec<String>,
     /// `panic=SECONDS`: 0 is never, negative at once, as for the kernel.
     pub panic: Option<i32>,
     /// `rd.shell`: whether an emergency shell may be opened.
@@ -118,7 +116,6 @@ impl BootParameters {
             root_wait: reader.root_wait(),
             root_delay: reader.value("rootdelay", parse_seconds).unwrap_or_default(),
             init: reader.value("init", parse_absolute),
-            init_arguments: line.init_arguments().into(),
             panic: reader.value("panic", |text| text.parse().ok()),
             shell: reader.flag("rd.shell").unwrap_or(false),
             timeout: reader.value("rd.timeout", parse_seconds),
@@ -303,7 +300,6 @@ mod tests {
         assert_eq!(parameters.root_access, RootAccess::ReadWrite);
         assert_eq!((parameters.root_delay, parameters.panic), (seconds(2), Some(-1)));
         assert_eq!(parameters.init, Some("/bin/x".into()));
-        assert_eq!(parameters.init_arguments, ["-s"]);
         for (line, expected) in [
             ("", RootWait::Usual),
             ("rootwait", RootWait::Forever),

@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, Statx, StatxAttributes, StatxFlags, statvfs, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, mount_remount,
@@ -147,6 +147,12 @@ pub fn clone_tree(path: &Path, submounts: Submounts) -> Result<DetachedMount, Er
 /// Shows the directory or file `from` also at `target`.
 pub fn bind(from: &Path, target: &Path, submounts: Submounts) -> Result<(), Error> {
     clone_tree(from, submounts)?.attach(target)
+}
+
+/// Whether what is mounted at `path` can be written to.
+pub fn is_writable(path: &Path) -> Result<bool, Error> {
+    let status = statvfs(path).map_err(failed("statvfs", shown(path)))?;
+    Ok(!status.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Changes the options of what is mounted at `target`, of the filesystem too.
