@@ -256,7 +256,7 @@ impl Boot {
             // without all its layers the store does not open it any more.
             let name = format!("generation {}", generation.number());
             let source = Source { name, text: generation.config()?.into_bytes() };
-            generation = self.assemble(&[source], None)?;
+            generation = self.assemble(generation.record().origin, &[source], None)?;
             overlay = self.mount(&generation);
         }
         let report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
@@ -289,17 +289,24 @@ impl Boot {
             log::warn!("the current generation is not used: {}", Error::from(error).chain());
             None
         });
-        let sources = self.find_config(store.applied_config())?;
+        let (origin, sources) = self.find_config(store.applied_config())?;
         if sources.is_empty() {
             log::info!("no configuration found");
             return Ok(None);
         }
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         log::info!("configuration: {}", names.join(", "));
-        self.assemble(&sources, current).map(Some)
+        self.assemble(origin, &sources, current).map(Some)
     }
 
-    fn assemble(&mut self, sources: &[Source], current: Option<Generation>) -> Result<Generation, Error> {
+    /// Who asked for the generation stays its origin when it is made again,
+    /// so that an applied configuration keeps the last word.
+    fn assemble(
+        &mut self,
+        origin: Origin,
+        sources: &[Source],
+        current: Option<Generation>,
+    ) -> Result<Generation, Error> {
         let config = machine::parse_config(sources)?;
         let machine = Machine::running(&self.root, &config)?;
         let store = self.store()?;
@@ -311,7 +318,7 @@ impl Boot {
             config: &config,
             sources,
             machine: &machine,
-            origin: Origin::Boot,
+            origin,
             now: machine::now(),
         };
         let plan = assembly.plan(current);

@@ -22,6 +22,7 @@ use super::state::STATE;
 use crate::config::cmdline::ConfigLocation;
 use crate::config::{MAX_BYTES, Source};
 use crate::error::Error;
+use crate::store::Origin;
 use crate::sys::block::{self, DeviceSpec};
 use crate::sys::mount::{self, Options};
 
@@ -34,14 +35,24 @@ const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.plywood/config/r
 const VOLUMES: [(&str, &str); 2] = [("PLYWOOD", "config.yaml"), ("cidata", "user-data")];
 
 impl Boot {
-    /// The machine's configuration files; none if no place has any.
-    pub(super) fn find_config(&mut self, applied: Option<(u32, String)>) -> Result<Vec<Source>, Error> {
+    /// The machine's configuration files, and whether they were applied; none
+    /// if no place has any.
+    pub(super) fn find_config(
+        &mut self,
+        applied: Option<(u32, String)>,
+    ) -> Result<(Origin, Vec<Source>), Error> {
         if let Some(location) = self.parameters.config.clone() {
-            return self.config_at(&location).map(|source| vec![source]);
+            return self.config_at(&location).map(|source| (Origin::Boot, vec![source]));
         }
         if let Some((number, text)) = applied {
-            return Ok(vec![Source { name: format!("generation {number}"), text: text.into_bytes() }]);
+            let source = Source { name: format!("generation {number}"), text: text.into_bytes() };
+            return Ok((Origin::Apply, vec![source]));
         }
+        self.config_around().map(|sources| (Origin::Boot, sources))
+    }
+
+    /// What the initramfs, volumes and firmware bring.
+    fn config_around(&mut self) -> Result<Vec<Source>, Error> {
         let files = initramfs_files()?;
         if !files.is_empty() {
             return files.iter().map(|path| read(path)).collect();
