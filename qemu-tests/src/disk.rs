@@ -17,6 +17,8 @@ pub struct Disk {
 enum Keep {
     Writes,
     Nothing,
+    /// The guest is told that there are none.
+    Refused,
 }
 
 impl Disk {
@@ -33,16 +35,22 @@ impl Disk {
         Self { path, keep: Keep::Writes }
     }
 
+    /// The same disk, which the guest cannot write to.
+    pub fn read_only(&self) -> Self {
+        Self { keep: Keep::Refused, ..self.clone() }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The argument of QEMU's `-drive`.
     pub(crate) fn drive(&self) -> String {
-        let snapshot = match self.keep {
-            Keep::Writes => "off",
-            Keep::Nothing => "on",
+        let mode = match self.keep {
+            Keep::Writes => "snapshot=off",
+            Keep::Nothing => "snapshot=on",
+            Keep::Refused => "readonly=on",
         };
-        format!("file={},format=raw,if=virtio,snapshot={snapshot}", self.path.display())
+        format!("file={},format=raw,if=virtio,{mode}", self.path.display())
     }
 }

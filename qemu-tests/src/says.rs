@@ -54,4 +54,5 @@ pub const MISSING_STATE: &str = "plywood: the configured extensions: *plywood.st
 pub const ANOTHER_ATTEMPT: &str = "plywood: the * generation: ";
 pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
 pub const A_FAILURE: &str = "plywood: the configured extensions:";
+pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
 pub const SKIPPED: &str = "plywood: *skip*";

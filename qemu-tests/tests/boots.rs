@@ -307,3 +307,12 @@ fn the_state_may_be_on_the_root() {
     let said = machine.append("plywood.state=/var/lib/plywood").boot().powered_off();
     said.expect(&says::greeting("hello")).expect_never(says::A_FAILURE);
 }
+
+#[test]
+fn a_state_volume_that_cannot_be_written_to_still_boots_what_it_has() {
+    let state = Disk::empty("read-only", "PLYWOOD");
+    let machine = |name| with_layouts(name, &hello()).root(Root::BusyboxSquashfs).append(STATE);
+    machine("read-only-1st").disk(state.clone()).boot().powered_off().expect(&says::greeting("hello"));
+    let said = machine("read-only-2nd").disk(state.read_only()).boot().powered_off();
+    said.expect(says::STATE_READ_ONLY).expect(&says::greeting("hello"));
+}

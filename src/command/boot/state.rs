@@ -11,6 +11,7 @@ use super::root::device_deadline;
 use crate::error::Error;
 use crate::store::Store;
 use crate::sys::block::DeviceSpec;
+use crate::sys::kmsg;
 use crate::sys::mount::{self, Options, Submounts};
 
 /// The state directory of a booted machine. `/run` moves along to the merged
@@ -60,8 +61,13 @@ impl Boot {
             return Err(failed(format!("no known file system is on {}", device.path.display()).into()));
         };
         self.load_module(superblock.kind);
-        let options = Options::parse("rw,nodev,nosuid,noexec,noatime");
-        mount::mount(superblock.kind, &device.path, target, &options).map_err(|error| failed(error.into()))
+        let options = Options::parse("nodev,nosuid,noexec,noatime");
+        let mount =
+            |access| mount::mount(superblock.kind, &device.path, target, &options.clone().and(access));
+        let Err(error) = mount("rw") else { return Ok(()) };
+        // What is complete there can boot; nothing new can be made.
+        log::warn!("the state volume is used read-only: {}", kmsg::chain(&error));
+        mount("ro").map_err(|error| failed(error.into()))
     }
 }
 
