@@ -21,6 +21,7 @@
 //! | [`mount`] | `Overlay`: pure, then attached | store, sys |
 //! | [`oci`] | the specs' formats as types, no I/O | – |
 //! | [`sys`] | the kernel: the only `unsafe` | – |
+//! | [`limits`] | every bound on foreign content, and its key | – |
 //! | [`text`] | foreign bytes made safe to print | – |
 //! | [`yaml`] | YAML with places, all problems at once | – |
 //!
@@ -37,6 +38,7 @@ pub mod config;
 pub mod error;
 pub mod fetch;
 pub mod layer;
+pub mod limits;
 pub mod mount;
 pub mod oci;
 pub mod plan;

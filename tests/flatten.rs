@@ -13,11 +13,12 @@ use std::path::Path;
 use std::process::Command;
 
 use fixture::Tar;
-use plywood::layer::changeset::{ImageTree, Limits, Stack};
+use plywood::layer::changeset::{ImageTree, Stack};
 use plywood::layer::decompress::Decompressor;
 use plywood::layer::rules::Permission;
 use plywood::layer::squashfs::FileId;
 use plywood::layer::tree::{Content, Directory};
+use plywood::limits::Limits;
 use plywood::oci::{Compression, Digest};
 use serde_json::json;
 
@@ -228,7 +229,7 @@ fn flatten(blobs: &[(Compression, Vec<u8>)], hard_links: Permission) -> Listing 
     let mut stack = Stack::new(Limits::default(), hard_links);
     let mut contents = Vec::new();
     for (compression, blob) in blobs.iter().rev() {
-        let tar = Decompressor::new(*compression, &blob[..], 1 << 20).unwrap();
+        let tar = Decompressor::new(*compression, &blob[..]).unwrap();
         stack
             .read(tar, &mut |_, size, data| {
                 let mut content = Vec::new();

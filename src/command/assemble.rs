@@ -56,7 +56,8 @@ impl Assembly<'_> {
         let resolved = match source {
             ImageSource::Registry(reference) => {
                 let digest = reference.digest().copied().or_else(|| recorded(current?, source))?;
-                fetch::resolve_stored(self.store, &self.machine.platform, source, &digest).ok().flatten()
+                let selection = machine::selection(self.config, self.machine);
+                fetch::resolve_stored(self.store, &selection, source, &digest).ok().flatten()
             }
             _ => self.resolve_here(source),
         };
@@ -168,7 +169,7 @@ impl Assembly<'_> {
         Fetcher::new(fetch::Machine {
             store: self.store,
             registries: self.config.registries(),
-            platform: self.machine.platform.clone(),
+            selection: machine::selection(self.config, self.machine),
             network: machine::network(self.config),
             progress,
         })

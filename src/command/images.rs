@@ -44,7 +44,7 @@ impl Workshop {
         Fetcher::new(fetch::Machine {
             store: &self.store,
             registries: self.config.registries(),
-            platform: self.machine.platform.clone(),
+            selection: machine::selection(&self.config, &self.machine),
             network: machine::network(&self.config),
             progress: &self.console,
         })

@@ -10,16 +10,12 @@ use crate::cli;
 use crate::config::{self, Compression, Config, Permission, Source};
 use crate::error::Error;
 use crate::fetch;
-use crate::layer::changeset::{ElfMachine, Limits};
+use crate::layer::changeset::ElfMachine;
 use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, squashfs};
 use crate::oci::Platform;
 use crate::sys::kmsg;
-
-/// Most bytes of all changesets of an image, uncompressed, unless
-/// `plywood.limits.bytes` says otherwise.
-const MAX_IMAGE_BYTES: u64 = 16 << 30;
 
 /// Facts about the machine that extensions are for.
 #[derive(Clone, Debug)]
@@ -123,8 +119,7 @@ pub fn recipe(config: &Config, machine: &Machine) -> Result<Recipe, Error> {
             Compression::Zstd { level } => squashfs::Compression::Zstd { level: level.cast_signed() },
         },
         block_size: config.layer().block_size,
-        limits: limits(config),
-        max_bytes: config.limits().bytes.unwrap_or(MAX_IMAGE_BYTES),
+        limits: *config.limits(),
         host: machine.host.clone(),
         kernel: machine.kernel.clone(),
     })
@@ -147,10 +142,9 @@ fn rules(config: &Config) -> Result<Rules, Error> {
     Ok(rules)
 }
 
-fn limits(config: &Config) -> Limits {
-    let default = Limits::default();
-    let entries = config.limits().entries.map(|entries| u32::try_from(entries).unwrap_or(u32::MAX));
-    Limits { entries: entries.unwrap_or(default.entries), ..default }
+/// Which image of several is for a machine, within its configuration's limits.
+pub fn selection(config: &Config, machine: &Machine) -> fetch::Selection {
+    fetch::Selection { platform: machine.platform.clone(), limits: *config.limits() }
 }
 
 /// How to reach registries: timeouts of the configuration, the system's root

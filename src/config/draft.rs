@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::settings::{
-    Compression, Extension, Hierarchies, KernelModule, LayerOptions, Limits, OnFailure, Overlay, Permission,
-    Rules, Timeouts, Writable,
+    Compression, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay, Permission, Rules,
+    Timeouts, Writable,
 };
 use super::{Config, MAX_BYTES, Problem, Source, machine, registries};
+use crate::limits::{Bound, Limits};
 use crate::oci::ImageSource;
 use crate::oci::registries::{Credentials, Mirror, Registries, Tls};
 use crate::text::Escaped;
@@ -55,8 +56,7 @@ pub(super) struct Draft {
     pub xattrs: Vec<String>,
     pub compression: Setting<Compression>,
     pub block_size: Setting<u32>,
-    pub bytes: Setting<u64>,
-    pub entries: Setting<u64>,
+    pub limits: [Setting<u64>; Bound::ALL.len()],
     pub connect: Setting<Duration>,
     pub idle: Setting<Duration>,
     pub total: Setting<Duration>,
@@ -168,10 +168,7 @@ impl Draft {
                 compression: value_or(self.compression, layer.compression),
                 block_size: value_or(self.block_size, layer.block_size),
             },
-            limits: Limits {
-                bytes: self.bytes.map(|given| given.value),
-                entries: self.entries.map(|given| given.value),
-            },
+            limits: limits(self.limits),
             timeouts: Timeouts {
                 connect: value_or(self.connect, timeouts.connect),
                 idle: value_or(self.idle, timeouts.idle),
@@ -187,6 +184,13 @@ const DEFAULT_KEEP_GENERATIONS: NonZeroU32 = NonZeroU32::new(3).unwrap();
 
 fn values<T>(named: Named<T>) -> BTreeMap<String, T> {
     named.into_iter().map(|(name, given)| (name, given.value)).collect()
+}
+
+fn limits(given: [Setting<u64>; Bound::ALL.len()]) -> Limits {
+    Bound::ALL.into_iter().zip(given).fold(Limits::default(), |limits, (bound, given)| match given {
+        Some(given) => limits.with(bound, given.value),
+        None => limits,
+    })
 }
 
 fn value_or<T>(setting: Setting<T>, default: T) -> T {

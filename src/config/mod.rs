@@ -21,16 +21,17 @@ pub mod units;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use crate::limits::{Bound, Limits};
 use crate::oci::Registries;
 pub use crate::yaml::{Place, Problem, Problems, Source};
 use draft::Draft;
 pub use settings::{
-    Compression, Extension, Hierarchies, KernelModule, LayerOptions, Limits, OnFailure, Overlay, Permission,
-    Rules, Timeouts, Writable,
+    Compression, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay, Permission, Rules,
+    Timeouts, Writable,
 };
 
 /// Largest configuration file, in bytes.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = Bound::Config.length();
 
 /// What the machine is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::draft::{Draft, add, once};
 use super::machine::ON_FAILURE;
 use super::settings::{Hierarchies, Permission, Writable, parse_compression, parse_path, parse_xattr_name};
 use super::units::{parse_duration, parse_size};
+use crate::limits::{Amount, Bound, Raised, Row, Unit};
 use crate::text::Escaped;
 use crate::yaml::{Cursor, Fields};
 
@@ -129,17 +130,29 @@ fn read_layer(mut fields: Fields<'_>, draft: &mut Draft) {
     fields.finish();
 }
 
+/// A key for each bound that may be moved, as the bounds' own table says.
 fn read_limits(mut fields: Fields<'_>, draft: &mut Draft) {
-    once(&mut draft.bytes, fields.optional("bytes"), |at| {
-        let size = at.parse_with(parse_size)?;
-        if size == 0 {
-            at.problem("a limit of nothing lets no extension through");
+    for (bound, slot) in Bound::ALL.into_iter().zip(&mut draft.limits) {
+        let Row { unit, raised, .. } = bound.row();
+        if let Raised::By { key, most } = raised {
+            once(slot, fields.optional(key), |at| read_limit(at, unit, most));
         }
-        Some(size)
-    });
-    let entries = |at: &Cursor<'_>| at.parse_with(parse_count).map(u64::from);
-    once(&mut draft.entries, fields.optional("entries"), entries);
+    }
     fields.finish();
+}
+
+fn read_limit(at: &Cursor<'_>, unit: Unit, most: u64) -> Option<u64> {
+    let value = match unit {
+        Unit::Bytes => at.parse_with(parse_size)?,
+        Unit::Count => at.parse_with(parse_count)?.into(),
+        Unit::Seconds => at.parse_with(parse_duration)?.as_secs(),
+    };
+    if value == 0 {
+        at.problem("a limit of nothing lets no extension through");
+    } else if value > most {
+        at.problem(format!("this is at most {}", Amount(most, unit)));
+    }
+    Some(value)
 }
 
 fn read_timeouts(mut fields: Fields<'_>, draft: &mut Draft) {

@@ -114,15 +114,6 @@ pub enum Compression {
     },
 }
 
-/// Bounds for one extension; where there is none, the built-in bound holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of all its changesets, uncompressed.
-    pub bytes: Option<u64>,
-    /// Entries of all its changesets.
-    pub entries: Option<u64>,
-}
-
 /// How long the network may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {

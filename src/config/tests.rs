@@ -114,7 +114,7 @@ fn settings_are_read_as_meant() {
   overlay: {hierarchies: root, writable: persistent}
   rules: {allow: [/opt/cni/bin], setuid: allow, hardLinks: allow, xattrs: [security.capability]}
   layer: {compression: 'gzip:6', blockSize: 1MiB}
-  limits: {bytes: 2GiB, entries: 1000}
+  limits: {bytes: 2GiB, entries: 1000, buildTime: 1h}
   timeouts: {connect: 500ms, idle: 1m, total: 1h30m}
   keepGenerations: 1",
     );
@@ -131,7 +131,10 @@ fn settings_are_read_as_meant() {
     assert_eq!(config.rules(), &rules);
     let layer = LayerOptions { compression: Compression::Gzip { level: 6 }, block_size: 1 << 20 };
     assert_eq!(config.layer(), &layer);
-    assert_eq!(config.limits(), &Limits { bytes: Some(2 << 30), entries: Some(1000) });
+    let expected = [(Bound::ImageBytes, 2 << 30), (Bound::Entries, 1000), (Bound::BuildTime, 3600)];
+    let expected =
+        expected.iter().fold(Limits::default(), |limits, (bound, value)| limits.with(*bound, *value));
+    assert_eq!(config.limits(), &expected);
     assert_eq!(config.timeouts().connect, Duration::from_millis(500));
     assert_eq!(config.timeouts().total, Duration::from_secs(5400));
     assert_eq!(config.keep_generations().get(), 1);
@@ -324,6 +327,8 @@ fn every_mistake_has_its_message() {
         (plywood("layer: {blockSize: 2MiB}"), "layer.blockSize: a block is a power of two"),
         (plywood("layer: {blockSize: 128kB}"), "layer.blockSize: `128kB` is not a size"),
         (plywood("limits: {bytes: 0}"), "limits.bytes: a limit of nothing"),
+        (plywood("limits: {names: 2GiB}"), "limits.names: this is at most 1GiB"),
+        (plywood("limits: {component: 300}"), "limits.component: unknown key"),
         (plywood("limits: {entries: -1}"), "limits.entries: expected a number from 1 to 4294967295, found `-1`"),
         (plywood("timeouts: {connect: 10}"), "timeouts.connect: `10` is not a duration"),
         (plywood("timeouts: {idle: 0s}"), "timeouts.idle: a timeout is longer than nothing"),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Cause;
 use super::layout::Files;
+use crate::limits::Bound;
 use crate::oci::Digest;
 use crate::oci::manifest::MAX_DOCUMENT;
 use crate::store::Blob;
@@ -21,10 +22,10 @@ use crate::text::Escaped;
 
 const BLOCK: u64 = 512;
 /// Most entries of an archive.
-const MAX_ENTRIES: usize = 65_536;
+const MAX_ENTRIES: usize = Bound::ArchiveEntries.length();
 /// Longest name, and longest pax header, in bytes.
-const MAX_NAME: u64 = 4096;
-const MAX_PAX: u64 = 1 << 20;
+const MAX_NAME: u64 = Bound::Path.default();
+const MAX_PAX: u64 = Bound::PaxHeader.default();
 
 /// Why a tar cannot be indexed.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::Selection;
 use super::docker_archive::LAYER;
 use super::document::Chosen;
 use super::error::Cause;
 use super::synthetic;
-use crate::oci::{Descriptor, Platform};
+use crate::oci::Descriptor;
 use crate::store::{Blob, Store};
 use crate::text::Escaped;
 
@@ -40,7 +41,7 @@ pub enum DirectoryError {
 }
 
 /// Packs the directory into the store, as an image of one changeset.
-pub(super) fn resolve(store: &Store, directory: &Path, platform: &Platform) -> Result<Chosen, Cause> {
+pub(super) fn resolve(store: &Store, directory: &Path, selection: &Selection) -> Result<Chosen, Cause> {
     let mut failure = None;
     let packed = store.import_blob(|out| {
         write_tar(directory, 0, out).map_err(|error| {
@@ -53,7 +54,7 @@ pub(super) fn resolve(store: &Store, directory: &Path, platform: &Platform) -> R
         (Err(error), None) => return Err(Cause::Store(error)),
         (Ok(blob), None) => blob,
     };
-    let mut config = json!(platform);
+    let mut config = json!(selection.platform);
     config["rootfs"] = json!({ "type": "layers", "diff_ids": [blob.digest()] });
     let layer = Descriptor {
         media_type: LAYER.into(),
@@ -62,7 +63,7 @@ pub(super) fn resolve(store: &Store, directory: &Path, platform: &Platform) -> R
         platform: None,
         annotations: BTreeMap::new(),
     };
-    synthetic::image(config.to_string().into_bytes(), &[layer], platform)
+    synthetic::image(config.to_string().into_bytes(), &[layer], selection)
 }
 
 /// The changesets that [`resolve`] has put into the store.

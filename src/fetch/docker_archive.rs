@@ -12,13 +12,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::Selection;
 use super::archive::Archive;
 use super::document::Chosen;
 use super::error::Cause;
 use super::layout::{Files, listed};
 use super::synthetic;
 use crate::oci::manifest::LAYER_GZIP;
-use crate::oci::{Algorithm, Descriptor, Hasher, Platform};
+use crate::oci::{Algorithm, Descriptor, Hasher};
 use crate::store::Blob;
 
 /// A plain tar.
@@ -38,13 +39,13 @@ struct Saved {
 
 /// Resolves the image that `RepoTags` calls `name`, or the only one. Reads
 /// every changeset once, to compute its digest.
-pub(super) fn resolve(file: &Path, name: Option<&str>, platform: &Platform) -> Result<Chosen, Cause> {
+pub(super) fn resolve(file: &Path, name: Option<&str>, selection: &Selection) -> Result<Chosen, Cause> {
     let archive = Archive::open(file)?;
     let saved = saved(&archive, name)?;
     let config = archive.read(&saved.config)?;
     let layers: Vec<_> =
         saved.layers.iter().map(|layer| describe(&archive, layer)).collect::<Result<_, _>>()?;
-    synthetic::image(config, &layers, platform)
+    synthetic::image(config, &layers, selection)
 }
 
 /// Finds changesets that [`resolve`] has found before, in the same order.

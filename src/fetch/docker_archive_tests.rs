@@ -1,7 +1,7 @@
 use super::*;
 use crate::fetch::archive::tests::entry;
 use crate::oci::Compression;
-use crate::oci::Digest;
+use crate::oci::{Digest, Platform};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ const CONTENTS: [&[u8]; 2] = [b"plain", b"\x1f\x8bpacked"];
 
 #[test]
 fn the_same_content_has_the_same_digest() {
-    let amd64 = Platform::linux("amd64");
+    let amd64 = Selection::of(Platform::linux("amd64"));
     let first = write(&CONTENTS, &json!([image(json!(["tools:1"]))]));
     let chosen = resolve(&first.path(), None, &amd64).unwrap();
     let compressions: Vec<_> = chosen.changesets.iter().map(|changeset| changeset.compression).collect();
@@ -72,7 +72,7 @@ fn an_archive_must_hold_the_image_that_was_meant() {
         (fewer, None, Some("is of no use")),
     ] {
         let written = write(&CONTENTS, &manifest);
-        match (resolve(&written.path(), name, &Platform::linux("amd64")), error) {
+        match (resolve(&written.path(), name, &Selection::of(Platform::linux("amd64"))), error) {
             (Ok(_), None) => {}
             (Err(cause), Some(error)) => assert!(cause.to_string().contains(error), "{cause}"),
             (Ok(_), Some(error)) => panic!("{error}: resolved"),

@@ -7,20 +7,14 @@
 
 use std::collections::HashSet;
 
+use super::Selection;
 use super::error::Cause;
+use crate::limits::Bound;
 use crate::oci::manifest::{INDEX, Kind, MANIFEST, MAX_DOCUMENT};
 use crate::oci::{
     Compression, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Mismatch,
-    Platform,
 };
 use crate::store::Store;
-
-/// Most indexes on the way to a manifest.
-const MAX_DEPTH: usize = 3;
-/// Most documents looked at in search of a manifest.
-const MAX_VISITED: usize = 64;
-/// Most bytes of all packed changesets of an image.
-const MAX_IMAGE: u64 = 16 << 30;
 
 /// Where manifests, indexes and image configs come from.
 pub(super) trait Documents {
@@ -46,13 +40,13 @@ pub(super) struct Chosen {
     pub changesets: Vec<Described>,
 }
 
-/// Follows `top` down to the image for `platform`.
+/// Follows `top` down to the image that is wanted.
 pub(super) fn choose(
     documents: &dyn Documents,
-    platform: &Platform,
+    selection: &Selection,
     top: Descriptor,
 ) -> Result<Chosen, Cause> {
-    let mut search = Search { documents, platform, visited: HashSet::new(), read: Vec::new() };
+    let mut search = Search { documents, selection, visited: HashSet::new(), read: Vec::new() };
     let (digest, manifest) = search.visit(top, 0)?;
     let changesets = search.describe(digest, &manifest)?;
     Ok(Chosen { documents: search.read, manifest: digest, changesets })
@@ -60,7 +54,7 @@ pub(super) fn choose(
 
 struct Search<'a> {
     documents: &'a dyn Documents,
-    platform: &'a Platform,
+    selection: &'a Selection,
     visited: HashSet<Digest>,
     /// All that was read. Where an index led nowhere it is kept too, because
     /// the same search comes by it again.
@@ -72,17 +66,17 @@ impl Search<'_> {
     fn visit(&mut self, wanted: Descriptor, depth: usize) -> Result<(Digest, Manifest), Cause> {
         let digest = wanted.digest;
         self.visited.insert(digest);
-        if self.visited.len() > MAX_VISITED {
-            return Err(Cause::Sprawling(MAX_VISITED));
-        }
+        self.check(Bound::Documents, self.visited.len())?;
         let bytes = self.documents.document(&wanted)?;
         let document = Document::parse(&bytes, &wanted.media_type)
             .map_err(|source| Cause::Document { digest, source })?;
         self.read.push((wanted, bytes));
         match document {
             Document::Manifest(manifest) => Ok((digest, manifest)),
-            Document::Index(_) if depth == MAX_DEPTH => Err(Cause::Nesting(MAX_DEPTH)),
-            Document::Index(index) => self.visit_index(&index, digest, depth + 1),
+            Document::Index(index) => {
+                self.check(Bound::IndexDepth, depth + 1)?;
+                self.visit_index(&index, digest, depth + 1)
+            }
         }
     }
 
@@ -94,7 +88,7 @@ impl Search<'_> {
         digest: Digest,
         depth: usize,
     ) -> Result<(Digest, Manifest), Cause> {
-        let select = index.select(self.platform);
+        let select = index.select(&self.selection.platform);
         let entries = select.map_err(|source| Cause::Document { digest, source })?;
         let mut none_fits = None;
         for entry in entries {
@@ -122,10 +116,10 @@ impl Search<'_> {
         if wanted.kind() != Kind::Config {
             return Err(Cause::NotAnImage { media_type: wanted.media_type.clone() });
         }
-        check_size(manifest)?;
+        self.check_size(manifest)?;
         let bytes = self.documents.document(wanted)?;
         let config = ImageConfig::parse(&bytes)
-            .and_then(|config| config.check(manifest.layers.len(), self.platform).map(|()| config))
+            .and_then(|config| config.check(manifest.layers.len(), &self.selection.platform).map(|()| config))
             .map_err(|source| Cause::ImageConfig { digest: wanted.digest, source })?;
         self.read.push((wanted.clone(), bytes));
         let parts = manifest.layers.iter().zip(config.diff_ids).zip(compressions);
@@ -133,14 +127,16 @@ impl Search<'_> {
             .map(|((blob, diff_id), compression)| Described { blob: blob.clone(), diff_id, compression })
             .collect())
     }
-}
 
-fn check_size(manifest: &Manifest) -> Result<(), Cause> {
-    let bytes = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
-    if bytes > MAX_IMAGE {
-        return Err(Cause::ImageSize { bytes, limit: MAX_IMAGE });
+    fn check_size(&self, manifest: &Manifest) -> Result<(), Cause> {
+        self.check(Bound::Changesets, manifest.layers.len())?;
+        let bytes = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        self.selection.limits.check(Bound::PackedBytes, bytes).map_err(Cause::Limit)
     }
-    Ok(())
+
+    fn check(&self, bound: Bound, count: usize) -> Result<(), Cause> {
+        self.selection.limits.check(bound, count as u64).map_err(Cause::Limit)
+    }
 }
 
 /// The media type of a manifest's only blob if that is a squashfs, as pushed

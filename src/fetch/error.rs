@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use super::archive::ArchiveError;
 use super::directory::DirectoryError;
 use super::registry::EndpointError;
+use crate::limits::Exceeded;
 use crate::oci::{Digest, DocumentError, ImageConfigError, ImageSource, Mismatch};
 use crate::store::BlobError;
 use crate::text::Escaped;
@@ -47,10 +48,8 @@ pub enum Cause {
     Content { digest: Digest, source: Mismatch },
     #[error("document {digest} has {size} bytes, the limit is {limit}")]
     DocumentSize { digest: Digest, size: u64, limit: u64 },
-    #[error("its indexes are nested more than {0} deep")]
-    Nesting(usize),
-    #[error("no image for this platform is among the first {0} documents of its indexes")]
-    Sprawling(usize),
+    #[error(transparent)]
+    Limit(Exceeded),
     #[error(
         "it is an artifact whose only blob is a squashfs (`{}`), not a stack of changesets",
         Escaped::new(.media_type)
@@ -58,8 +57,6 @@ pub enum Cause {
     SquashfsArtifact { media_type: String },
     #[error("its config is of the type `{}`, not of that of a container image", Escaped::new(.media_type))]
     NotAnImage { media_type: String },
-    #[error("its changesets have {bytes} bytes, the limit is {limit}")]
-    ImageSize { bytes: u64, limit: u64 },
     #[error("document {digest} is not in the store")]
     NotStored { digest: Digest },
     #[error("cannot keep or read back a blob")]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
+use super::Selection;
 use super::document::{self, Chosen, Documents};
 use super::error::Cause;
 use crate::oci::manifest::{INDEX, Kind, MAX_DOCUMENT};
@@ -35,7 +36,7 @@ pub(super) trait Files {
 }
 
 /// Resolves the image called `name`, or the only one.
-pub(super) fn resolve(files: &dyn Files, name: Option<&str>, platform: &Platform) -> Result<Chosen, Cause> {
+pub(super) fn resolve(files: &dyn Files, name: Option<&str>, selection: &Selection) -> Result<Chosen, Cause> {
     check_version(&files.read("oci-layout")?)?;
     let bytes = files.read("index.json")?;
     let digest = Digest::sha256(&bytes);
@@ -44,8 +45,8 @@ pub(super) fn resolve(files: &dyn Files, name: Option<&str>, platform: &Platform
         Document::Index(index) => index,
         Document::Manifest(_) => return Err(broken("index.json", "is not an index")),
     };
-    let top = candidate(&index, name, platform)?;
-    document::choose(&Layout(files), platform, top)
+    let top = candidate(&index, name, &selection.platform)?;
+    document::choose(&Layout(files), selection, top)
 }
 
 /// Finds changesets that [`resolve`] has found before.

@@ -87,7 +87,7 @@ fn fetch(source: &ImageSource) -> Result<String, String> {
     let fetcher = Fetcher::new(Machine {
         store: &store,
         registries: &registries,
-        platform: Platform::linux("amd64"),
+        selection: Selection::of(Platform::linux("amd64")),
         network: Network::default(),
         progress: &Silent,
     });

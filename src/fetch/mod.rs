@@ -24,6 +24,7 @@ pub use error::{Attempt, Cause, FetchError};
 pub use progress::{Event, Progress, Silent};
 pub use registry::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
+use crate::limits::Limits;
 use crate::oci::registries::Secret;
 use crate::oci::{Compression, Digest, ImageSource, Platform, Registries, chain_id};
 use crate::store::{Blob, Store};
@@ -33,9 +34,23 @@ use document::{Chosen, Described};
 pub struct Machine<'a> {
     pub store: &'a Store,
     pub registries: &'a Registries,
-    pub platform: Platform,
+    pub selection: Selection,
     pub network: Network,
     pub progress: &'a dyn Progress,
+}
+
+/// Which image of several is wanted, and how large it may be.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    pub platform: Platform,
+    pub limits: Limits,
+}
+
+impl Selection {
+    /// Within the built-in limits.
+    pub fn of(platform: Platform) -> Self {
+        Self { platform, limits: Limits::default() }
+    }
 }
 
 /// How to reach registries.
@@ -101,7 +116,7 @@ pub struct Proxy {
 /// Fetches images. Keeps connections and tokens between calls.
 pub struct Fetcher<'a> {
     store: &'a Store,
-    platform: Platform,
+    selection: Selection,
     client: registry::Client<'a>,
 }
 
@@ -134,8 +149,8 @@ pub struct Changeset {
 
 impl<'a> Fetcher<'a> {
     pub fn new(machine: Machine<'a>) -> Self {
-        let Machine { store, registries, platform, network, progress } = machine;
-        Self { store, platform, client: registry::Client::new(registries, network, progress) }
+        let Machine { store, registries, selection, network, progress } = machine;
+        Self { store, selection, client: registry::Client::new(registries, network, progress) }
     }
 
     /// Finds out which image this is, from small documents only, and stores
@@ -145,7 +160,7 @@ impl<'a> Fetcher<'a> {
         let failed = FetchError::of(source);
         if let ImageSource::Registry(reference) = source
             && let Some(digest) = reference.digest()
-            && let Some(resolved) = resolve_stored(self.store, &self.platform, source, digest)?
+            && let Some(resolved) = resolve_stored(self.store, &self.selection, source, digest)?
         {
             return Ok(resolved);
         }
@@ -157,19 +172,19 @@ impl<'a> Fetcher<'a> {
     fn choose(&self, source: &ImageSource) -> Result<Chosen, Cause> {
         match source {
             ImageSource::Registry(reference) => {
-                self.client.pull(reference).resolve(self.store, &self.platform)
+                self.client.pull(reference).resolve(self.store, &self.selection)
             }
             ImageSource::OciLayout { directory, name } => {
-                layout::resolve(&layout::Directory::open(directory)?, name.as_deref(), &self.platform)
+                layout::resolve(&layout::Directory::open(directory)?, name.as_deref(), &self.selection)
             }
             ImageSource::OciArchive { file, name } => {
-                layout::resolve(&archive::Archive::open(file)?, name.as_deref(), &self.platform)
+                layout::resolve(&archive::Archive::open(file)?, name.as_deref(), &self.selection)
             }
             ImageSource::DockerArchive { file, name } => {
-                docker_archive::resolve(file, name.as_deref(), &self.platform)
+                docker_archive::resolve(file, name.as_deref(), &self.selection)
             }
             ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
-            ImageSource::Directory(directory) => directory::resolve(self.store, directory, &self.platform),
+            ImageSource::Directory(directory) => directory::resolve(self.store, directory, &self.selection),
         }
     }
 
@@ -205,7 +220,7 @@ impl<'a> Fetcher<'a> {
 /// would be fetched from.
 pub fn resolve_stored(
     store: &Store,
-    platform: &Platform,
+    selection: &Selection,
     source: &ImageSource,
     digest: &Digest,
 ) -> Result<Option<Resolved>, FetchError> {
@@ -213,7 +228,7 @@ pub fn resolve_stored(
     let Some(bytes) = document::stored(store, digest).map_err(failed)? else { return Ok(None) };
     let mut top = document::describe(&bytes, &document::announced_by(&bytes));
     top.digest = *digest;
-    match document::choose(store, platform, top) {
+    match document::choose(store, selection, top) {
         Ok(chosen) => Resolved::new(source, chosen).map(Some).map_err(failed),
         Err(Cause::NotStored { .. }) => Ok(None),
         Err(cause) => Err(failed(cause)),

@@ -6,10 +6,11 @@
 
 use serde::Serialize;
 
+use super::Selection;
 use super::document::{self, Chosen, Documents};
 use super::error::Cause;
 use crate::oci::manifest::{CONFIG, MANIFEST};
-use crate::oci::{Descriptor, Digest, Platform};
+use crate::oci::{Descriptor, Digest};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,13 +22,13 @@ struct Manifest<'a> {
 }
 
 /// The image that consists of `config` and `layers`, the lowest first.
-pub(super) fn image(config: Vec<u8>, layers: &[Descriptor], platform: &Platform) -> Result<Chosen, Cause> {
+pub(super) fn image(config: Vec<u8>, layers: &[Descriptor], selection: &Selection) -> Result<Chosen, Cause> {
     let config_descriptor = document::describe(&config, CONFIG);
     let manifest = Manifest { schema_version: 2, media_type: MANIFEST, config: &config_descriptor, layers };
     let manifest = serde_json::to_vec(&manifest)
         .map_err(|_| Cause::Layout { file: "manifest".into(), problem: "cannot be put as JSON" })?;
     let top = document::describe(&manifest, MANIFEST);
-    document::choose(&Pair([(top.digest, manifest), (config_descriptor.digest, config)]), platform, top)
+    document::choose(&Pair([(top.digest, manifest), (config_descriptor.digest, config)]), selection, top)
 }
 
 /// Manifest and image config, both in memory.

@@ -8,15 +8,17 @@
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 
-use super::changeset::{ChangesetError, FlattenError, ImageTree, Limits, Stack};
+use super::changeset::{ChangesetError, FlattenError, ImageTree, Stack};
 use super::decompress::Decompressor;
-use super::manifest::{self, Host, Incompatible, Manifest};
+use super::manifest::{Host, Incompatible, Manifest};
+use super::meter::Meter;
 use super::places;
 use super::rules::{self, Rules, RulesHost, Violations};
 use super::squashfs::{self, Compression, FileId, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
 use crate::fetch::{Changeset, Image};
+use crate::limits::{Bound, Exceeded, Limits};
 use crate::oci::{Digest, ImageSource, VerifyingReader};
 use crate::store::{self, Layer, LayerKey, LayerRecord, StagedLayer, Store};
 use crate::text::Escaped;
@@ -40,8 +42,6 @@ pub struct Recipe {
     /// Bytes; see [`squashfs::Options`].
     pub block_size: u32,
     pub limits: Limits,
-    /// Most bytes of all changesets of an image, uncompressed.
-    pub max_bytes: u64,
     /// What `compatibility` is matched against.
     pub host: Host,
     /// What kernel modules are matched against.
@@ -69,6 +69,8 @@ pub enum Cause {
     Flatten(#[source] FlattenError),
     #[error("{0}")]
     Rules(Violations),
+    #[error("its `manifest.yaml` is too large")]
+    ManifestSize(#[source] Exceeded),
     #[error("its manifest is not usable:\n{0}")]
     Manifest(Problems),
     #[error("{0}\nits manifest is not usable:\n{1}")]
@@ -155,10 +157,10 @@ impl<'a> Builder<'a> {
 
     fn build(mut self, image: &Image) -> Result<LayerRecord, Cause> {
         let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
-        let mut budget = self.recipe.max_bytes;
+        let mut meter = Meter::start(self.recipe.limits);
         // From the top down, so that what an upper changeset hides is not stored.
         for (number, changeset) in image.changesets().iter().enumerate().rev() {
-            self.read(number, changeset, &mut stack, &mut budget)?;
+            self.read(number, changeset, &mut stack, &mut meter)?;
         }
         let tree = stack.flatten().map_err(Cause::Flatten)?;
         self.finish(tree)
@@ -173,20 +175,19 @@ impl Builder<'_> {
         number: usize,
         changeset: &Changeset,
         stack: &mut Stack,
-        budget: &mut u64,
+        meter: &mut Meter,
     ) -> Result<(), Cause> {
         let digest = *changeset.blob().digest();
         let mut blob = changeset.blob().open().map_err(|source| Cause::Open { number, digest, source })?;
         let open = |source| Cause::Open { number, digest, source };
-        let plain = Decompressor::new(changeset.compression(), &mut blob, *budget).map_err(open)?;
-        let mut verified = VerifyingReader::new(plain, *changeset.diff_id(), None);
+        let plain = Decompressor::new(changeset.compression(), &mut blob).map_err(open)?;
+        let mut verified = VerifyingReader::new(meter.changeset(plain), *changeset.diff_id(), None);
         let (writer, manifests) = (&mut self.writer, &mut self.manifests);
         let read = stack.read(&mut verified, &mut |path, size, content| {
             store_file(writer, manifests, path, (size, content))
         });
         // A consumer that stops early has verified nothing.
         let drained = if read.is_ok() { verified.drain() } else { Ok(()) };
-        *budget -= verified.seen().min(*budget);
         drop(verified);
         // Content that is not what was asked for explains every other error.
         let verify = |source| Cause::Verify { number, source };
@@ -198,6 +199,8 @@ impl Builder<'_> {
     /// Checks the whole, and writes what names the contents.
     fn finish(self, mut tree: ImageTree) -> Result<LayerRecord, Cause> {
         let manifest_bytes = self.manifest_in(&tree.root);
+        let size = manifest_bytes.len() as u64;
+        self.recipe.limits.check(Bound::ManifestYaml, size).map_err(Cause::ManifestSize)?;
         let has_manifest = tree.root.get(MANIFEST).is_some();
         let ruled = rules::check(&mut tree, &self.recipe.rules, &self.recipe.kernel);
         // One report of all that is wrong, so that one more try is enough.
@@ -252,8 +255,8 @@ fn store_file(
         return writer.add_file(size, content).map_err(io::Error::other);
     }
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that the parser says that it is too much.
-    content.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    // One byte more than is ever allowed, so that it is seen to be too much.
+    content.take(Manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     let id = writer.add_file(0, &mut io::empty()).map_err(io::Error::other)?;
     manifests.push((id, bytes));
     Ok(id)

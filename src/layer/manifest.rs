@@ -1,6 +1,6 @@
 //! `manifest.yaml`, what an extension says about itself, as Talos defines it.
 //!
-//! In: the file's bytes, at most 64 KiB. Out: a [`Manifest`] whose name may
+//! In: the file's bytes, which a limit bounds. Out: a [`Manifest`] whose name may
 //! become part of a file name, a list or a log line, and [`Manifest::check`],
 //! which holds its `compatibility` against a [`Host`]. Keys that are not
 //! known are no error, as in Talos, but can be listed.
@@ -11,11 +11,10 @@ use semver::Version;
 use serde::Serialize;
 
 use super::version::{Constraint, VersionError, parse_version};
+use crate::limits::{Bound, Raised};
 use crate::text::Escaped;
 use crate::yaml::{self, Cursor, Fields, Node, Problems, Report, Source};
 
-/// Largest `manifest.yaml`, in bytes.
-pub const MAX_BYTES: usize = 64 << 10;
 /// Longest name, version and host, in bytes.
 const MAX_NAME: usize = 128;
 
@@ -51,11 +50,17 @@ pub struct Requirement {
 }
 
 impl Manifest {
+    /// Largest manifest that any configuration allows, in bytes.
+    pub const MAX_BYTES: usize = match Bound::ManifestYaml.row().raised {
+        Raised::By { most, .. } => most as usize,
+        Raised::Never(_) => Bound::ManifestYaml.length(),
+    };
+
     /// Reads a manifest. `name` is what messages call the file.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, Problems> {
         let source = Source { name: name.into(), text: bytes.into() };
         let report = Report::new(name);
-        let documents = yaml::parse(&source, MAX_BYTES, &report);
+        let documents = yaml::parse(&source, Self::MAX_BYTES, &report);
         let manifest = match documents.as_slice() {
             [document] => read(document, &report),
             [] if !report.is_empty() => Self::empty(),
@@ -364,7 +369,7 @@ metadata:
             assert!(problems.to_string().starts_with(&format!("m:{expected}")), "{problems}");
             assert_eq!(problems.iter().count(), 1, "{problems}");
         }
-        let padding = "#".repeat(MAX_BYTES);
+        let padding = "#".repeat(Manifest::MAX_BYTES);
         assert!(Manifest::parse("m", format!("{GVISOR}{padding}").as_bytes()).is_err());
     }
 

@@ -10,6 +10,7 @@ mod build;
 pub mod changeset;
 pub mod decompress;
 pub mod manifest;
+mod meter;
 mod places;
 pub mod rules;
 pub mod squashfs;

@@ -13,10 +13,11 @@ use std::str::FromStr;
 
 use semver::{BuildMetadata, Prerelease, Version};
 
+use crate::limits::Bound;
 use crate::text::Escaped;
 
 /// Longest constraint or version, in bytes.
-const MAX_LENGTH: usize = 256;
+const MAX_LENGTH: usize = Bound::Constraint.length();
 
 /// Why a text is not a version.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

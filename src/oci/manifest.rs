@@ -7,13 +7,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Platform};
+use crate::limits::Bound;
 use crate::text::Escaped;
 
 /// Longest manifest, index or image config that is read, in bytes
 /// (distribution-spec asks registries for this much).
-pub const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
+pub const MAX_DOCUMENT: u64 = Bound::Document.default();
 /// Most entries of an index or changesets of a manifest.
-const MAX_DESCRIPTORS: usize = 1000;
+const MAX_DESCRIPTORS: usize = Bound::Descriptors.length();
 
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

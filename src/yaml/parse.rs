@@ -8,14 +8,15 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 use super::Source;
 use super::node::{Entry, Node, Scalar, ScalarKind, Value};
 use super::problem::{Report, path_to_item, path_to_key};
+use crate::limits::Bound;
 use crate::text::Escaped;
 
 /// Nodes of all documents of a source, what aliases repeat included.
-const MAX_NODES: usize = 50_000;
+const MAX_NODES: usize = Bound::YamlValues.length();
 /// Bytes of scalars of all documents, what aliases repeat included.
-const MAX_TEXT: usize = 4 << 20;
+const MAX_TEXT: usize = Bound::YamlText.length();
 /// Levels of nesting, what aliases repeat included.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = Bound::YamlDepth.length();
 
 /// A place as `(line, column)`, both counted from 1.
 type At = (u32, u32);

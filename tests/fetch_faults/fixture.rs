@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use plywood::fetch::{Event, Fetcher, Image, Machine, Network, Timeouts};
+use plywood::fetch::{Event, Fetcher, Image, Machine, Network, Selection, Timeouts};
 use plywood::oci::manifest::{CONFIG, INDEX, LAYER_GZIP, MANIFEST};
 use plywood::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret};
 use plywood::oci::{Digest, ImageSource, Platform, Registries};
@@ -159,7 +159,7 @@ impl Bench {
         let fetcher = Fetcher::new(Machine {
             store: &self.store,
             registries: &self.registries,
-            platform: Platform::linux("amd64"),
+            selection: Selection::of(Platform::linux("amd64")),
             network: self.network.clone(),
             progress: &progress,
         });

@@ -6,7 +6,7 @@ mod stage;
 use std::io::Read;
 use std::path::Path;
 
-use plywood::fetch::{Fetcher, Image, Machine, Network, Roots, Silent, resolve_stored};
+use plywood::fetch::{Fetcher, Image, Machine, Network, Roots, Selection, Silent, resolve_stored};
 use plywood::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret, Tls};
 use plywood::oci::{Compression, Digest, ImageSource, Platform, Registries};
 use plywood::store::Store;
@@ -48,7 +48,7 @@ impl Bench {
         let fetcher = Fetcher::new(Machine {
             store: &self.store,
             registries: &self.registries,
-            platform: Platform::linux(architecture),
+            selection: Selection::of(Platform::linux(architecture)),
             network: self.network.clone(),
             progress: &Silent,
         });
@@ -100,8 +100,8 @@ fn images_of_all_kinds_come_over_plain_http() {
         let fetched = bench.fetch(image, architecture).unwrap_or_else(|error| panic!("{image}: {error}"));
         assert_eq!(fetched.changesets().len(), changesets, "{image}");
         let source: ImageSource = image.parse().unwrap();
-        let platform = Platform::linux(architecture);
-        let stored = resolve_stored(&bench.store, &platform, &source, fetched.digest()).unwrap().unwrap();
+        let selection = Selection::of(Platform::linux(architecture));
+        let stored = resolve_stored(&bench.store, &selection, &source, fetched.digest()).unwrap().unwrap();
         assert_eq!(stored.chain_id(), fetched.chain_id(), "{image}");
         chains.push((architecture, *fetched.chain_id()));
     }

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use crate::limits::Bound;
 use crate::oci::{DocumentError, Mismatch};
 use crate::text::Escaped;
 
 /// Most bytes read of the body of an error answer.
-const MAX_ERROR_BODY: u64 = 16 * 1024;
+const MAX_ERROR_BODY: u64 = Bound::ErrorAnswer.default();
 
 /// What went wrong with one endpoint.
 #[derive(Debug, thiserror::Error)]

@@ -16,11 +16,12 @@ use super::error::{EndpointError, RedirectRefusal};
 use super::url::Url;
 use super::{Client, lock, tls};
 use crate::fetch::{Event, Proxy};
+use crate::limits::Bound;
 use crate::oci::registries::Secret;
 use crate::text::Escaped;
 
 /// Most redirects of one request.
-const MAX_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = Bound::Redirects.length();
 /// Least bytes a second of a body.
 pub(super) const MIN_RATE: u64 = 1024;
 const USER_AGENT: &str = concat!("plywood/", env!("CARGO_PKG_VERSION"));

@@ -23,10 +23,10 @@ use super::url::Url;
 use super::{Client, lock, retry};
 use crate::fetch::document::{self, Chosen, Documents};
 use crate::fetch::error::{Attempt, Cause};
-use crate::fetch::{Event, Timeouts};
+use crate::fetch::{Event, Selection, Timeouts};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, MAX_DOCUMENT, kind};
 use crate::oci::registries::Endpoint;
-use crate::oci::{Descriptor, Document, DocumentError, ImageSource, Platform, Reference};
+use crate::oci::{Descriptor, Document, DocumentError, ImageSource, Reference};
 use crate::store::{Blob, Store};
 
 /// Blobs downloaded at a time.
@@ -87,9 +87,9 @@ impl<'p> Pull<'p> {
 
     /// Asks for what the reference names and follows it down to one image.
     /// Documents that are stored are not asked for.
-    pub(in crate::fetch) fn resolve(&self, store: &Store, platform: &Platform) -> Result<Chosen, Cause> {
+    pub(in crate::fetch) fn resolve(&self, store: &Store, selection: &Selection) -> Result<Chosen, Cause> {
         let (top, bytes) = self.top()?;
-        document::choose(&Remote { pull: self, store, top: (&top, bytes) }, platform, top.clone())
+        document::choose(&Remote { pull: self, store, top: (&top, bytes) }, selection, top.clone())
     }
 
     /// The document that the reference names. A digest in the reference is

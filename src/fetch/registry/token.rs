@@ -15,11 +15,12 @@ use super::http::{Limits, Request};
 use super::url::{self, Url};
 use super::{Client, lock};
 use crate::fetch::Event;
+use crate::limits::Bound;
 use crate::oci::registries::{Credentials, Endpoint, Secret};
 use crate::text::Escaped;
 
 /// Longest answer of a token server, in bytes.
-const MAX_TOKEN: u64 = 64 * 1024;
+const MAX_TOKEN: u64 = Bound::TokenAnswer.default();
 const CLIENT_ID: &str = "plywood";
 
 /// Whose authorization it is about.

@@ -9,9 +9,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::ChangesetError;
 use super::record::{Inode, Record, Recorded, Records, Text};
-use super::{ChangesetError, Limits};
 use crate::layer::tar::path::split;
+use crate::limits::{Bound, Budget};
 
 pub(super) struct Index {
     pub(super) records: Records,
@@ -22,7 +23,7 @@ pub(super) struct Index {
 impl Index {
     /// Fails on paths that have two records, of which one is no directory,
     /// and on paths that run through something that is no directory.
-    pub(super) fn new(mut records: Records, limits: &mut Limits) -> Result<Self, ChangesetError> {
+    pub(super) fn new(mut records: Records, budget: &mut Budget) -> Result<Self, ChangesetError> {
         let (mut whiteouts, mut opaque) =
             (std::mem::take(&mut records.whiteouts), std::mem::take(&mut records.opaque));
         for paths in [&mut whiteouts, &mut opaque] {
@@ -33,9 +34,9 @@ impl Index {
         let mut index = Self { records, order };
         index.sort();
         index.drop_repeated()?;
-        for path in index.missing_directories(limits)? {
+        for path in index.missing_directories(budget)? {
             index.order.push(index.records.records.len() as u32);
-            index.records.push(&path, Inode::IMPLIED, limits)?;
+            index.records.push(&path, Inode::IMPLIED, budget)?;
         }
         index.sort();
         Ok(index)
@@ -75,11 +76,11 @@ impl Index {
     }
 
     /// The directories that paths run through without an entry for them.
-    fn missing_directories(&self, limits: &mut Limits) -> Result<BTreeSet<Vec<u8>>, ChangesetError> {
+    fn missing_directories(&self, budget: &mut Budget) -> Result<BTreeSet<Vec<u8>>, ChangesetError> {
         let mut missing = BTreeSet::new();
         // The set holds whole paths, long before the records that they become
         // are counted.
-        let mut room = *limits;
+        let mut room = *budget;
         let mut last = None;
         for record in (0..self.order.len()).map(|rank| self.ranked(rank)) {
             let mut path = self.records.get(record.directory);
@@ -93,8 +94,8 @@ impl Index {
                     Some((_, parent)) if parent.content.is_directory() => break,
                     Some(_) => return Err(ChangesetError::Parent { path: self.records.path(record) }),
                     None => {
-                        limits.take_entry()?;
-                        room.take_names(path.len())?;
+                        budget.spend(Bound::Entries, 1)?;
+                        room.spend(Bound::Names, path.len() as u64)?;
                         missing.insert(path.to_vec());
                         path = directory;
                     }
@@ -156,15 +157,16 @@ fn compare(records: &Records, record: Record, (directory, name): (&[u8], &[u8]))
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
 
     #[test]
     fn paths_of_missing_directories_are_counted_while_they_are_collected() {
         let mut records = Records::default();
-        records.push(&b"d/".repeat(100)[..199], Inode::IMPLIED, &mut Limits::default()).unwrap();
+        records.push(&b"d/".repeat(100)[..199], Inode::IMPLIED, &mut Budget::new(Limits::default())).unwrap();
         let index = Index { records, order: vec![0] };
         for (names, fits) in [(20_000, true), (9_000, false)] {
-            let mut limits = Limits { names, ..Limits::default() };
-            assert_eq!(index.missing_directories(&mut limits).is_ok(), fits, "{names}");
+            let mut budget = Budget::new(Limits::default().with(Bound::Names, names));
+            assert_eq!(index.missing_directories(&mut budget).is_ok(), fits, "{names}");
         }
     }
 }

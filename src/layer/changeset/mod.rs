@@ -23,37 +23,10 @@ use super::squashfs::FileId;
 use super::tar::path::split;
 use super::tar::{Archive, Entry, EntryPath, Kind, TarError};
 use super::tree::Directory;
+use crate::limits::{Bound, Budget, Exceeded, Limits};
 use crate::text::Escaped;
 use index::Index;
 use record::{Inode, Recorded, Records};
-
-/// What an image may still cost in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Entries of all changesets, and directories that they imply.
-    pub entries: u32,
-    /// Bytes of all names, link targets and xattrs.
-    pub names: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { entries: 200_000, names: 16 * 1024 * 1024 }
-    }
-}
-
-impl Limits {
-    fn take_entry(&mut self) -> Result<(), ChangesetError> {
-        self.entries = self.entries.checked_sub(1).ok_or(ChangesetError::TooManyEntries)?;
-        Ok(())
-    }
-
-    fn take_names(&mut self, bytes: usize) -> Result<(), ChangesetError> {
-        let left = u32::try_from(bytes).ok().and_then(|bytes| self.names.checked_sub(bytes));
-        self.names = left.ok_or(ChangesetError::NamesTooLong)?;
-        Ok(())
-    }
-}
 
 /// Why a changeset is refused.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +41,10 @@ pub enum ChangesetError {
     Repeated { path: Vec<u8> },
     #[error("`{}` is below something that is not a directory in the same changeset", Escaped::new(.path))]
     Parent { path: Vec<u8> },
-    #[error("the image has more entries than the limit allows")]
-    TooManyEntries,
-    #[error("the image has longer names, link targets and xattrs than the limit allows")]
-    NamesTooLong,
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
+    #[error("`{path}` has {size} bytes")]
+    TooLarge { path: EntryPath, size: u64, source: Exceeded },
 }
 
 /// Why changesets do not add up. They are counted from 0, the lowest.
@@ -103,7 +76,7 @@ pub type StoreFile<'a> = dyn FnMut(&EntryPath, u64, &mut dyn Read) -> io::Result
 pub struct Stack {
     /// The top one first.
     changesets: Vec<Index>,
-    limits: Limits,
+    budget: Budget,
     hard_links: Permission,
 }
 
@@ -111,29 +84,44 @@ impl Stack {
     /// Where hard links are allowed, hidden content is stored too: a link
     /// in another place may still name it.
     pub fn new(limits: Limits, hard_links: Permission) -> Self {
-        Self { changesets: Vec::new(), limits, hard_links }
+        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links }
     }
 
     /// Reads the next lower changeset to the end of its tar. Of an entry that
     /// those above certainly hide, only the directories above it count.
     pub fn read(&mut self, tar: impl Read, store: &mut StoreFile<'_>) -> Result<(), ChangesetError> {
-        let mut reading = Reading { archive: Archive::new(tar), records: Records::default() };
+        let archive = Archive::with_limits(tar, self.budget.limits());
+        let mut reading = Reading { archive, records: Records::default() };
+        self.budget.restart(Bound::ChangesetBytes);
         while let Some(entry) = reading.archive.next_entry()? {
-            self.limits.take_entry()?;
-            let (records, limits) = (&mut reading.records, &mut self.limits);
+            self.admit(&entry)?;
+            let (records, budget) = (&mut reading.records, &mut self.budget);
             match EntryName::classify(&entry.path) {
                 Err(EmptyWhiteout) => return Err(ChangesetError::EmptyWhiteout { path: entry.path }),
                 Ok(EntryName::Metadata) => {}
-                Ok(EntryName::Opaque { directory }) => records.opaque(directory, limits)?,
-                Ok(EntryName::Whiteout { target }) => records.whiteout(&target, limits)?,
+                Ok(EntryName::Opaque { directory }) => records.opaque(directory, budget)?,
+                Ok(EntryName::Whiteout { target }) => records.whiteout(&target, budget)?,
                 Ok(EntryName::Create) if self.hides(entry.path.as_bytes()) => {
                     let parent = self.visible_parent(entry.path.as_bytes());
-                    reading.records.push(parent, Inode::IMPLIED, &mut self.limits)?;
+                    reading.records.push(parent, Inode::IMPLIED, &mut self.budget)?;
                 }
-                Ok(EntryName::Create) => reading.create(entry, &mut self.limits, store)?,
+                Ok(EntryName::Create) => reading.create(entry, &mut self.budget, store)?,
             }
         }
-        self.changesets.push(Index::new(reading.records, &mut self.limits)?);
+        self.changesets.push(Index::new(reading.records, &mut self.budget)?);
+        Ok(())
+    }
+
+    /// A file that is too large is refused by its header, before its data is read.
+    fn admit(&mut self, entry: &Entry) -> Result<(), ChangesetError> {
+        self.budget.spend(Bound::Entries, 1)?;
+        for bound in [Bound::ChangesetBytes, Bound::ImageBytes] {
+            self.budget.spend(bound, entry.size).map_err(|source| ChangesetError::TooLarge {
+                path: entry.path.clone(),
+                size: entry.size,
+                source,
+            })?;
+        }
         Ok(())
     }
 
@@ -171,7 +159,7 @@ impl<R: Read> Reading<R> {
     fn create(
         &mut self,
         entry: Entry,
-        limits: &mut Limits,
+        budget: &mut Budget,
         store: &mut StoreFile<'_>,
     ) -> Result<(), ChangesetError> {
         let content = match &entry.kind {
@@ -179,13 +167,13 @@ impl<R: Read> Reading<R> {
             Kind::File => self
                 .store(&entry, store)
                 .map_err(|source| ChangesetError::Store { path: entry.path.clone(), source })?,
-            Kind::Symlink(target) => Recorded::Symlink(self.records.text(target, limits)?),
-            Kind::HardLink(target) => Recorded::HardLink(self.records.text(target.as_bytes(), limits)?),
+            Kind::Symlink(target) => Recorded::Symlink(self.records.text(target, budget)?),
+            Kind::HardLink(target) => Recorded::HardLink(self.records.text(target.as_bytes(), budget)?),
             Kind::Device => Recorded::Device,
             Kind::Fifo => Recorded::Fifo,
         };
         let inode = Inode { attributes: entry.attributes, xattrs: entry.xattrs, content };
-        self.records.push(entry.path.as_bytes(), inode, limits)
+        self.records.push(entry.path.as_bytes(), inode, budget)
     }
 
     fn store(&mut self, entry: &Entry, store: &mut StoreFile<'_>) -> io::Result<Recorded> {

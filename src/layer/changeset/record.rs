@@ -5,11 +5,12 @@
 //! all that follow one another, and texts lie behind one another in one arena,
 //! so 200,000 entries take about 12 MB.
 
+use super::ChangesetError;
 use super::elf::ElfMachine;
-use super::{ChangesetError, Limits};
 use crate::layer::squashfs::FileId;
 use crate::layer::tar::path::{join, split};
 use crate::layer::tree::{Attributes, Xattrs};
+use crate::limits::{Bound, Budget, Exceeded};
 
 /// A text's place in the arena.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ struct Arena(Vec<u8>);
 impl Arena {
     fn push(&mut self, text: &[u8]) -> Result<Text, ChangesetError> {
         let (Ok(at), Ok(length)) = (u32::try_from(self.0.len()), u16::try_from(text.len())) else {
-            return Err(ChangesetError::NamesTooLong);
+            return Err(Exceeded { bound: Bound::Names, limit: u32::MAX.into() }.into());
         };
         self.0.extend_from_slice(&length.to_le_bytes());
         self.0.extend_from_slice(text);
@@ -90,20 +91,20 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn whiteout(&mut self, path: &[u8], limits: &mut Limits) -> Result<(), ChangesetError> {
-        let text = self.text(path, limits)?;
+    pub(super) fn whiteout(&mut self, path: &[u8], budget: &mut Budget) -> Result<(), ChangesetError> {
+        let text = self.text(path, budget)?;
         self.whiteouts.push(text);
         Ok(())
     }
 
-    pub(super) fn opaque(&mut self, path: &[u8], limits: &mut Limits) -> Result<(), ChangesetError> {
-        let text = self.text(path, limits)?;
+    pub(super) fn opaque(&mut self, path: &[u8], budget: &mut Budget) -> Result<(), ChangesetError> {
+        let text = self.text(path, budget)?;
         self.opaque.push(text);
         Ok(())
     }
 
-    pub(super) fn text(&mut self, text: &[u8], limits: &mut Limits) -> Result<Text, ChangesetError> {
-        limits.take_names(text.len())?;
+    pub(super) fn text(&mut self, text: &[u8], budget: &mut Budget) -> Result<Text, ChangesetError> {
+        budget.spend(Bound::Names, text.len() as u64)?;
         self.arena.push(text)
     }
 
@@ -112,28 +113,29 @@ impl Records {
         &mut self,
         path: &[u8],
         inode: Inode,
-        limits: &mut Limits,
+        budget: &mut Budget,
     ) -> Result<(), ChangesetError> {
         let Some((directory, name)) = split(path) else { return Ok(()) };
         let xattrs = match inode.xattrs {
             None => 0,
             Some(xattrs) => {
-                limits.take_names(xattrs.iter().map(|(name, value)| name.len() + value.len()).sum())?;
+                let bytes = xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum();
+                budget.spend(Bound::Names, bytes)?;
                 self.xattrs.push(Some(xattrs));
                 self.xattrs.len() as u32
             }
         };
-        let (directory, name) = (self.directory(directory, limits)?, self.text(name, limits)?);
+        let (directory, name) = (self.directory(directory, budget)?, self.text(name, budget)?);
         let Inode { attributes, content, .. } = inode;
         self.records.push(Record { directory, name, attributes, xattrs, content });
         Ok(())
     }
 
     /// Entries of one directory mostly follow one another.
-    fn directory(&mut self, path: &[u8], limits: &mut Limits) -> Result<Text, ChangesetError> {
+    fn directory(&mut self, path: &[u8], budget: &mut Budget) -> Result<Text, ChangesetError> {
         match self.records.last() {
             Some(last) if self.arena.get(last.directory) == path => Ok(last.directory),
-            _ => self.text(path, limits),
+            _ => self.text(path, budget),
         }
     }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::layer::squashfs::FileId;
 use crate::layer::tar::fixture::{Header, Tar};
 use crate::layer::tree::{Content, Directory};
+use crate::limits::Limits;
 
 /// Reads archives, lowest first, as the builder does, and keeps the contents.
 fn read(archives: &[Tar], hard_links: Permission) -> Result<(Stack, Vec<Vec<u8>>), ChangesetError> {
@@ -341,31 +342,33 @@ fn kernel_modules_are_known_by_machine() {
 fn memory_is_limited_for_the_whole_image() {
     let deep = "d/".repeat(127) + "f";
     let long = "x".repeat(99);
+    let entries = |value| Limits::default().with(Bound::Entries, value);
+    let names = |value| Limits::default().with(Bound::Names, value);
+    let bytes = |value| Limits::default().with(Bound::ImageBytes, value);
+    let changeset = |value| Limits::default().with(Bound::ChangesetBytes, value);
+    let two = || vec![tar().file("a", b"abc"), tar().file("b", b"abc")];
     for (what, limits, archives, fits) in [
-        ("entries", Limits { entries: 4, ..Limits::default() }, vec![lower()], true),
-        ("one entry more", Limits { entries: 3, ..Limits::default() }, vec![lower()], false),
-        ("over all changesets", Limits { entries: 7, ..Limits::default() }, vec![lower(), lower()], false),
+        ("entries", entries(4), vec![lower()], true),
+        ("one entry more", entries(3), vec![lower()], false),
+        ("over all changesets", entries(7), vec![lower(), lower()], false),
+        ("implied directories", entries(127), vec![tar().file(&deep, b"")], false),
+        ("names", names(99), vec![tar().file(&long, b"")], true),
+        ("longer names", names(98), vec![tar().file(&long, b"")], false),
+        ("targets", names(99), vec![tar().symlink("s", &long)], false),
+        ("whiteouts", names(90), vec![tar().file(&format!(".wh.{}", &long[4..]), b"")], false),
+        ("xattrs", names(99), vec![tar().pax(&[("SCHILY.xattr.a", &[0; 99])]).file("f", b"")], false),
         (
-            "implied directories",
-            Limits { entries: 127, ..Limits::default() },
-            vec![tar().file(&deep, b"")],
+            "pax headers",
+            Limits::default().with(Bound::PaxHeader, 512),
+            vec![tar().pax(&[("comment", &[b'x'; 512])]).file("f", b"")],
             false,
         ),
-        ("names", Limits { names: 99, ..Limits::default() }, vec![tar().file(&long, b"")], true),
-        ("longer names", Limits { names: 98, ..Limits::default() }, vec![tar().file(&long, b"")], false),
-        ("targets", Limits { names: 99, ..Limits::default() }, vec![tar().symlink("s", &long)], false),
-        (
-            "whiteouts",
-            Limits { names: 90, ..Limits::default() },
-            vec![tar().file(&format!(".wh.{}", &long[4..]), b"")],
-            false,
-        ),
-        (
-            "xattrs",
-            Limits { names: 99, ..Limits::default() },
-            vec![tar().pax(&[("SCHILY.xattr.a", &[0; 99])]).file("f", b"")],
-            false,
-        ),
+        ("bytes of each changeset", changeset(3), two(), true),
+        ("one byte more", changeset(2), two(), false),
+        ("bytes of all changesets", bytes(6), two(), true),
+        ("one byte more of all", bytes(5), two(), false),
+        // No data follows: the header's claim is enough.
+        ("claimed bytes", bytes(6), vec![tar().header(Header::new(b'0', b"f").size(7))], false),
     ] {
         let mut stack = Stack::new(limits, Permission::Refuse);
         let result = archives

@@ -15,9 +15,10 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::input::Input;
 use super::{DecompressError, GzipProblem};
+use crate::limits::Bound;
 
 /// Longest extra field, name or comment. The first is 64 KiB by its format.
-const MAX_FIELD: usize = 64 * 1024;
+const MAX_FIELD: usize = Bound::GzipField.length();
 
 const FLAG_HEADER_CRC: u8 = 1 << 1;
 const FLAG_EXTRA: u8 = 1 << 2;

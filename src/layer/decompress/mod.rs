@@ -27,8 +27,6 @@ pub enum DecompressError {
     /// `at` is where the frame starts: the library does not say more.
     #[error("zstd: {problem} in the frame at byte {at}")]
     Zstd { at: u64, problem: ZstdProblem },
-    #[error("decompressed content is longer than the limit of {limit} bytes")]
-    TooLong { limit: u64 },
 }
 
 /// What is wrong with a gzip file (RFC 1952).
@@ -85,11 +83,7 @@ impl From<DecompressError> for io::Error {
 
 /// Reads what a blob decompresses to. Errors are [`DecompressError`]s inside
 /// [`io::Error`]s, or the blob reader's own.
-pub struct Decompressor<R> {
-    codec: Codec<R>,
-    limit: u64,
-    produced: u64,
-}
+pub struct Decompressor<R>(Codec<R>);
 
 enum Codec<R> {
     None(R),
@@ -98,20 +92,13 @@ enum Codec<R> {
 }
 
 impl<R: Read> Decompressor<R> {
-    /// Fails as soon as more than `limit` bytes come out. Ratios are not
-    /// limited: honest zeros compress as well as a bomb.
-    pub fn new(compression: Compression, blob: R, limit: u64) -> io::Result<Self> {
-        let codec = match compression {
+    /// How much comes out is for the caller to bound.
+    pub fn new(compression: Compression, blob: R) -> io::Result<Self> {
+        Ok(Self(match compression {
             Compression::None => Codec::None(blob),
             Compression::Gzip => Codec::Gzip(Gzip::new(Input::new(blob))),
             Compression::Zstd => Codec::Zstd(Zstd::new(Input::new(blob))?),
-        };
-        Ok(Self { codec, limit, produced: 0 })
-    }
-
-    /// Bytes that came out so far.
-    pub fn produced(&self) -> u64 {
-        self.produced
+        }))
     }
 }
 
@@ -120,16 +107,11 @@ impl<R: Read> Read for Decompressor<R> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let count = match &mut self.codec {
-            Codec::None(blob) => blob.read(buffer)?,
-            Codec::Gzip(gzip) => gzip.read(buffer)?,
-            Codec::Zstd(zstd) => zstd.read(buffer)?,
-        };
-        self.produced += count as u64;
-        if self.produced > self.limit {
-            return Err(DecompressError::TooLong { limit: self.limit }.into());
+        match &mut self.0 {
+            Codec::None(blob) => blob.read(buffer),
+            Codec::Gzip(gzip) => gzip.read(buffer),
+            Codec::Zstd(zstd) => zstd.read(buffer),
         }
-        Ok(count)
     }
 }
 

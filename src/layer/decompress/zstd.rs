@@ -12,10 +12,11 @@ use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use super::input::Input;
 use super::{DecompressError, ZstdProblem};
+use crate::limits::Bound;
 
 /// 8 MiB, what RFC 8878 (§3.1.1.1.2) recommends every decoder to support.
 /// zstd(1) needs more only above level 19.
-const WINDOW_LOG: u32 = 23;
+const WINDOW_LOG: u32 = Bound::ZstdWindow.default().ilog2();
 
 pub(super) struct Zstd<R> {
     input: Input<R>,

@@ -1,10 +1,11 @@
 use std::io::Read;
 
 use super::*;
-use crate::layer::changeset::{Limits, Stack};
+use crate::layer::changeset::Stack;
 use crate::layer::squashfs::FileId;
 use crate::layer::tar::fixture::{Header, Tar};
 use crate::layer::tree::Directory;
+use crate::limits::Limits;
 
 fn tar() -> Tar {
     Tar::new()

@@ -11,11 +11,7 @@ use super::entry::{self, Entry, Extensions};
 use super::error::{Problem, TarError};
 use super::header::{Format, Header};
 use super::pax::{self, Pax};
-
-/// Longest GNU long name or link, in bytes.
-const MAX_LONG_NAME: u64 = 64 * 1024;
-/// Longest pax header, in bytes.
-const MAX_PAX: u64 = 1024 * 1024;
+use crate::limits::{Bound, Limits};
 
 /// An archive being read.
 pub struct Archive<R> {
@@ -23,11 +19,16 @@ pub struct Archive<R> {
     /// Data of the current entry that was not read yet, and its padding.
     data: u64,
     padding: u64,
+    limits: Limits,
 }
 
 impl<R: Read> Archive<R> {
     pub fn new(reader: R) -> Self {
-        Self { blocks: Blocks::new(reader), data: 0, padding: 0 }
+        Self::with_limits(reader, &Limits::default())
+    }
+
+    pub fn with_limits(reader: R, limits: &Limits) -> Self {
+        Self { blocks: Blocks::new(reader), data: 0, padding: 0, limits: *limits }
     }
 
     /// Goes to the next entry; data of the last one that was not read is
@@ -51,8 +52,8 @@ impl<R: Read> Archive<R> {
             let header = Header::parse(&block).map_err(refuse)?;
             match header.typeflag {
                 b'x' | b'g' | b'L' | b'K' => {
-                    let limit = check_extension(&header, &extensions).map_err(refuse)?;
-                    let data = self.extension(at, header.size, limit)?;
+                    let bound = check_extension(&header, &extensions).map_err(refuse)?;
+                    let data = self.extension(at, header.size, bound)?;
                     apply(header.typeflag, data, &mut extensions).map_err(refuse)?;
                 }
                 _ => return self.entry(at, header, extensions).map(Some),
@@ -60,10 +61,10 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    fn extension(&mut self, at: u64, size: u64, limit: u64) -> Result<Vec<u8>, TarError> {
-        if size > limit {
-            return Err(TarError::Archive { at, problem: Problem::ExtensionTooLong { size, limit } });
-        }
+    fn extension(&mut self, at: u64, size: u64, bound: Bound) -> Result<Vec<u8>, TarError> {
+        let refuse =
+            |exceeded| TarError::Archive { at, problem: Problem::ExtensionTooLong { size, exceeded } };
+        self.limits.check(bound, size).map_err(refuse)?;
         let data = self.blocks.bytes(size)?;
         // tarfile takes what stands here for further pax records.
         if self.blocks.bytes(padding(size))?.iter().any(|&byte| byte != 0) {
@@ -88,10 +89,10 @@ impl<R: Read> Archive<R> {
 
 /// An extension fits its header's format and those before it: pax headers
 /// stand alone, GNU names may come in a pair.
-fn check_extension(header: &Header, before: &Extensions) -> Result<u64, Problem> {
-    let (format, limit) = match header.typeflag {
-        b'x' | b'g' => (Format::Posix, MAX_PAX),
-        _ => (Format::Gnu, MAX_LONG_NAME),
+fn check_extension(header: &Header, before: &Extensions) -> Result<Bound, Problem> {
+    let (format, bound) = match header.typeflag {
+        b'x' | b'g' => (Format::Posix, Bound::PaxHeader),
+        _ => (Format::Gnu, Bound::LongName),
     };
     let free = match header.typeflag {
         b'L' => before.pax.is_none() && before.name.is_none(),
@@ -103,7 +104,7 @@ fn check_extension(header: &Header, before: &Extensions) -> Result<u64, Problem>
     } else if !free {
         Err(Problem::ExtensionConflict)
     } else {
-        Ok(limit)
+        Ok(bound)
     }
 }
 

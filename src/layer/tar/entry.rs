@@ -9,9 +9,10 @@ use super::header::Header;
 use super::path::EntryPath;
 use super::pax::Pax;
 use crate::layer::tree::{Attributes, Xattrs};
+use crate::limits::Bound;
 
 /// Longest symlink target, in bytes: what Linux can hold.
-const MAX_TARGET: usize = 4095;
+const MAX_TARGET: usize = Bound::SymlinkTarget.length();
 
 /// One entry of an archive, extensions applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

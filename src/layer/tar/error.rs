@@ -4,6 +4,7 @@ use std::io;
 
 use super::number::NumberProblem;
 use super::path::PathProblem;
+use crate::limits::Exceeded;
 use crate::text::Escaped;
 
 /// Why an archive is refused. `at` is the byte in the archive where the
@@ -51,8 +52,8 @@ pub enum Problem {
     TrailingSlash,
     #[error("only a file may have data, this has {0} bytes")]
     UnexpectedData(u64),
-    #[error("extension header of {size} bytes, the limit is {limit}")]
-    ExtensionTooLong { size: u64, limit: u64 },
+    #[error("extension header of {size} bytes, {exceeded}")]
+    ExtensionTooLong { size: u64, exceeded: Exceeded },
     #[error("extension header of type `{}` in a header of another format", Escaped::new(&[*.0]))]
     ExtensionFormat(u8),
     #[error("bytes other than zero in the padding of an extension header")]

@@ -6,14 +6,15 @@
 
 use std::fmt;
 
+use crate::limits::Bound;
 use crate::text::Escaped;
 
 /// Longest name in an archive, in bytes (Linux' `PATH_MAX`).
-const MAX_PATH: usize = 4096;
+const MAX_PATH: usize = Bound::Path.length();
 /// Longest component, in bytes (Linux' `NAME_MAX`).
-const MAX_COMPONENT: usize = 255;
+const MAX_COMPONENT: usize = Bound::Component.length();
 /// Most components. Whoever walks a tree may therefore recurse.
-const MAX_DEPTH: usize = 128;
+const MAX_DEPTH: usize = Bound::Depth.length();
 
 /// A path below the image's root: components joined by single slashes, empty
 /// for the root itself. Components are bytes, not text.

@@ -12,6 +12,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::error::PaxProblem;
 use super::number;
 use crate::layer::tree::Xattrs;
+use crate::limits::Bound;
 
 /// libarchive writes base64 without padding, others may not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -21,8 +22,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Longest name and value of an xattr, in bytes (Linux' `XATTR_NAME_MAX`
 /// and `XATTR_SIZE_MAX`).
-const MAX_XATTR_NAME: usize = 255;
-const MAX_XATTR_VALUE: usize = 64 * 1024;
+const MAX_XATTR_NAME: usize = Bound::XattrName.length();
+const MAX_XATTR_VALUE: usize = Bound::XattrValue.length();
 
 /// What an `x` header says about the next entry.
 #[derive(Debug, Default, PartialEq, Eq)]

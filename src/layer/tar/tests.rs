@@ -2,6 +2,7 @@ use std::io::{self, Read};
 
 use super::fixture::{Header, Tar};
 use super::*;
+use crate::limits::{Bound, Exceeded};
 
 /// One line an entry: mode, owner, time, path, kind, data.
 fn listing(archive: &[u8]) -> Result<Vec<String>, TarError> {
@@ -290,21 +291,19 @@ fn extensions_that_parsers_may_apply_differently_are_refused() {
     use Problem::*;
     let tar = Tar::new;
     let long_record = [b'x'; 1024 * 1024];
+    let too_long =
+        |size, bound: Bound| ExtensionTooLong { size, exceeded: Exceeded { bound, limit: bound.default() } };
     assert_refused([
-        (
-            "pax too long",
-            pax(&[("comment", &long_record)]),
-            ExtensionTooLong { size: 1_048_593, limit: 1_048_576 },
-        ),
+        ("pax too long", pax(&[("comment", &long_record)]), too_long(1_048_593, Bound::PaxHeader)),
         (
             "pax claiming 2^40",
             tar().header(Header::new(b'x', b"x").size(1 << 32)).finish(),
-            ExtensionTooLong { size: 1 << 32, limit: 1_048_576 },
+            too_long(1 << 32, Bound::PaxHeader),
         ),
         (
             "GNU name too long",
             tar().gnu_long(b'L', &[b'x'; 65_536]).finish(),
-            ExtensionTooLong { size: 65_537, limit: 65_536 },
+            too_long(65_537, Bound::LongName),
         ),
         (
             "pax in GNU format",
