@@ -88,6 +88,33 @@ fn every_violation_is_listed_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn json_has_every_violation_whatever_their_number() {
+    let directory = TempDir::new().unwrap();
+    bad_extension(directory.path());
+    for number in 0..100 {
+        fs::write(directory.path().join(format!("bad/rootfs/usr/local-evil-{number:02}")), "").unwrap();
+    }
+    let output = plywood(directory.path(), &["validate", "--json", "bad"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).lines().count() <= 40, "{}", stderr(&output));
+    assert_eq!(stderr(&output).matches("error:").count(), 1, "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&report["valid"], &report["omitted"]), (&false.into(), &0.into()));
+    let violations = report["violations"].as_array().unwrap();
+    assert_eq!(violations.len(), 103);
+    let expected = serde_json::json!({
+        "path": "rootfs/usr/local/bin/open",
+        "rule": "set-id",
+        "message": "set-user-ID and set-group-ID are not allowed (mode 4757)",
+        "changeset": 0,
+    });
+    assert!(violations.contains(&expected), "{report:#}");
+    let output = plywood(directory.path(), &["validate", "--json", "dir:missing"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(report["error"].as_str().unwrap().contains("missing"), "{report:#}");
+}
+
+#[test]
 fn exit_codes_tell_wrong_use_from_failure() {
     let directory = TempDir::new().unwrap();
     for (arguments, code, text) in [

@@ -17,7 +17,8 @@ use crate::cli;
 use crate::config::Config;
 use crate::error::Error;
 use crate::fetch::{self, Fetcher};
-use crate::layer::{self, Recipe, Unfit};
+use crate::layer::rules::Violations;
+use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
 use crate::oci::{ImageSource, manifest};
 use crate::store::{Layer, Store};
 use crate::sys::leftover::Leftover;
@@ -143,7 +144,7 @@ pub fn validate(arguments: &cli::Validate) -> Result<(), Error> {
     if arguments.json {
         let verdict = match &result {
             Ok(Valid { facts, .. }) => facts.clone(),
-            Err(error) => serde_json::json!({ "valid": false, "error": error.chain() }),
+            Err(error) => refusal(error),
         };
         super::print(format_args!("{verdict:#}"))?;
     } else if let Ok(valid) = &result {
@@ -192,6 +193,36 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
         "statesCompatibility": states_compatibility,
     });
     Ok(Valid { text, facts })
+}
+
+/// Why an image is not valid, for machines: every violation, if it got as far
+/// as the rules. Paths and messages are escaped.
+fn refusal(error: &Error) -> serde_json::Value {
+    let violations = match error {
+        Error::Build(BuildError {
+            source: Cause::Rules(violations) | Cause::RulesAndManifest(violations, _),
+            ..
+        }) => Some(violations),
+        _ => None,
+    };
+    let listed: Vec<_> = violations
+        .into_iter()
+        .flat_map(Violations::iter)
+        .map(|violation| {
+            serde_json::json!({
+                "path": Escaped::new(&violation.path).to_string(),
+                "rule": violation.rule.id(),
+                "message": violation.rule.to_string(),
+                "changeset": violation.changeset,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "valid": false,
+        "error": error.chain(),
+        "violations": listed,
+        "omitted": violations.map_or(0, Violations::omitted),
+    })
 }
 
 /// `plywood inspect IMAGE`: what an image is made of.
