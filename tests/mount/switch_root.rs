@@ -39,7 +39,8 @@ fn init_starts_in_the_new_root_with_its_mounts_and_a_clean_state() {
         // All but the directory on which something is mounted.
         ("move", "initramfs kept\n"),
     ] {
-        let mut console = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // Not below /tmp, which the test's namespace hides, and with it a checkout there.
+        let mut console = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", NAME, "--nocapture", "--test-threads=1"]);
         let output = command.env(PIVOT, pivot).env(CONSOLE, console.path()).output().unwrap();
