@@ -1,14 +1,19 @@
-"""Writes random archives and what tarfile reads from them.
+"""Writes random archives and what tarfile and GNU tar read from them.
 
-archives.py good|damaged COUNT DIRECTORY: for each seed SEED.tar and SEED.list,
-a line an entry: type mode uid:gid mtime size crc32 path target.
+archives.py good|damaged COUNT DIRECTORY: for each seed SEED.tar, SEED.list as
+tarfile sees it, a line an entry: type mode uid:gid mtime size crc32 path
+target; and SEED.gnu as GNU tar does: the same without crc32.
 """
 
+import calendar
 import io
 import os
 import random
+import re
+import subprocess
 import sys
 import tarfile
+import time
 import zlib
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -88,6 +93,52 @@ def listing(archive):
     return lines
 
 
+GNU = ["tar", "--list", "--verbose", "--numeric-owner", "--full-time", "--quoting-style=c", "-P", "-f"]
+GNU_KINDS = {"d": "directory", "-": "file", "l": "symlink", "h": "link", "c": "device", "b": "device", "p": "fifo"}
+LINE = re.compile(
+    rb"(.)(.{9})\+? +(\d+)/(\d+) +([\d,]+) (-?\d+-\d+-\d+ \d+:\d+:\d+)(?:\.\d+)? +"
+    rb'"((?:[^"\\]|\\.)*)"(?:(?: -> | link to )"((?:[^"\\]|\\.)*)")?'
+)
+
+
+def octal(mode):
+    bits = sum(1 << 8 - place for place, char in enumerate(mode) if char in "rwxst")
+    special = [(2, "sS", 0o4000), (5, "sS", 0o2000), (8, "tT", 0o1000)]
+    return bits | sum(bit for place, chars, bit in special if mode[place] in chars)
+
+
+def unescaped(name):
+    return re.sub(
+        rb"\\([0-7]{3}|.)",
+        lambda match: bytes([int(match[1], 8)]) if len(match[1]) == 3 else
+        {b"n": b"\n", b"t": b"\t", b"b": b"\b", b"r": b"\r", b"f": b"\f", b"a": b"\a", b"v": b"\v"}.get(match[1], match[1]),
+        name,
+    )
+
+
+def gnu_listing(path):
+    result = subprocess.run([*GNU, path], capture_output=True, env={**os.environ, "LC_ALL": "C", "TZ": "UTC"})
+    if result.returncode:
+        return [f"refused: {result.stderr.decode(errors='replace')}"]
+    lines = []
+    for line in result.stdout.splitlines():
+        match = LINE.fullmatch(line)
+        if match is None:
+            lines.append(f"unknown: {line}")
+            continue
+        kind, mode, uid, gid, size, date, name, target = match.groups()
+        kind = GNU_KINDS.get(kind.decode(), "unknown")
+        seconds = min(max(calendar.timegm(time.strptime(date.decode(), "%Y-%m-%d %H:%M:%S")), 0), 2**32 - 1)
+        names = [normal(os.fsdecode(unescaped(name))), os.fsdecode(unescaped(target or b""))]
+        if kind == "link":
+            names[1] = normal(names[1])
+        hexed = [os.fsencode(text).hex() for text in names]
+        size = 0 if b"," in size else int(size)
+        fields = [kind, "%o" % octal(mode.decode()), f"{int(uid)}:{int(gid)}", seconds, size]
+        lines.append(" ".join(map(str, [*fields, *hexed])))
+    return lines
+
+
 def main(what, count, directory):
     for seed in range(int(count)):
         rng = random.Random(f"{what} {seed}")
@@ -101,6 +152,9 @@ def main(what, count, directory):
         with open(os.path.join(directory, f"{seed}.tar"), "wb") as file:
             file.write(archive)
         with open(os.path.join(directory, f"{seed}.list"), "w") as file:
+            file.writelines(line + "\n" for line in lines)
+        lines = gnu_listing(os.path.join(directory, f"{seed}.tar"))
+        with open(os.path.join(directory, f"{seed}.gnu"), "w") as file:
             file.writelines(line + "\n" for line in lines)
 
 

@@ -24,14 +24,21 @@ pub(super) fn unsigned(field: &[u8]) -> Result<u64, NumberProblem> {
 }
 
 /// Reads seconds since 1970. Times before and after what a layer can hold
-/// become the first and last that it can.
+/// become the first and last that it can. GNU tar refuses what 64 bits cannot
+/// hold.
 pub(super) fn time(field: &[u8]) -> Result<u32, NumberProblem> {
     match unsigned(field) {
         Ok(seconds) => Ok(u32::try_from(seconds).unwrap_or(u32::MAX)),
-        Err(NumberProblem::Negative) => Ok(0),
-        Err(NumberProblem::TooLarge) => Ok(u32::MAX),
+        Err(NumberProblem::Negative) if is_64_bits(field) => Ok(0),
+        Err(NumberProblem::Negative) => Err(NumberProblem::TooLarge),
         Err(problem) => Err(problem),
     }
+}
+
+/// Whether a negative base-256 number is at least -2^63.
+fn is_64_bits(field: &[u8]) -> bool {
+    let (sign, value) = field.split_at(field.len().saturating_sub(8));
+    sign.iter().all(|&byte| byte == 0xff) && value.first().is_some_and(|byte| byte & 0x80 != 0)
 }
 
 /// Reads decimal digits, nothing else; at most 2^63 - 1.
@@ -128,7 +135,10 @@ mod tests {
             (&b"14774167456\0"[..], Ok(0o14774167456)),
             (b"777777777777", Ok(u32::MAX)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok(0)),
-            (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", Ok(u32::MAX)),
+            (b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0", Ok(0)),
+            (b"\xff\xff\xff\xff\x7f\xff\xff\xff\xff\xff\xff\xff", Err(NumberProblem::TooLarge)),
+            (b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", Ok(u32::MAX)),
+            (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", Err(NumberProblem::TooLarge)),
             (b"yesterday", Err(NumberProblem::Malformed)),
             (b"-1", Err(NumberProblem::Malformed)),
         ] {
