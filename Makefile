@@ -9,21 +9,26 @@ PLYWOOD := build/plywood
 MAX_SIZE := 6291456
 CARGO_DENY_VERSION := 0.20.2
 DEMO_ASSETS := kernel-6.1 root-busybox
+CARGO_FUZZ_VERSION := 0.13.2
+# For each target.
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-PACKAGES := gcc libc6-dev ca-certificates python3 \
+PACKAGES := gcc g++ libc6-dev ca-certificates python3 \
 	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:
-.PHONY: help deps build check test assets demo demo-shell clean
+.PHONY: help deps build check test fuzz assets demo demo-shell clean
 
 help:
 	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
 	@echo 'make build       the static binary, $(PLYWOOD)'
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
+	@echo 'make fuzz        search for inputs that break something, FUZZ_SECONDS=300 a target'
 	@echo 'make demo        boot a virtual machine with an extension and show what came of it'
 	@echo 'make demo-shell  the same, and stay in a shell there'
 
@@ -52,6 +57,19 @@ assets: build
 
 test: deps assets
 	cargo test --locked --workspace
+
+build/tools/bin/cargo-fuzz:
+	cargo install --locked --root build/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz
+
+# Sanitizers need flags that a stable compiler takes only with RUSTC_BOOTSTRAP.
+# New inputs go to fuzz/found, what breaks a target to fuzz/artifacts.
+fuzz: deps build/tools/bin/cargo-fuzz
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/$$target; \
+		RUSTC_BOOTSTRAP=1 build/tools/bin/cargo-fuzz fuzz run --fuzz-dir fuzz $$target \
+			fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1; \
+	done
 
 demo: deps build
 	@qemu-tests/assets/make $(DEMO_ASSETS)

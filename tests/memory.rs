@@ -50,6 +50,7 @@ fn peak_of_packing(content: impl FnOnce(&mut dyn Write)) -> i64 {
     command.args(["pack", "oci:image", "-o", "layer.sqsh"]).current_dir(scratch.path()).stdout(Stdio::null());
     #[allow(clippy::zombie_processes, reason = "wait4 waits for it and tells what it used")]
     let child = command.spawn().unwrap();
+    // SAFETY: all bytes zero are a valid rusage.
     let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
     // SAFETY: both pointers are to live values of the right type, and the
     // child is ours and was not waited for.

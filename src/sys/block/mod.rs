@@ -17,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use partition::Partition;
+pub use partition::{Geometry, Partition, Table};
 pub use spec::{DeviceSpec, SpecError};
 pub use superblock::Superblock;
 

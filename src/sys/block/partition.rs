@@ -33,7 +33,7 @@ pub struct Partition {
 
 /// What a disk says about its partitions.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Table {
+pub enum Table {
     /// The verified entry array.
     Gpt(Vec<u8>),
     Mbr {
@@ -44,7 +44,7 @@ pub(super) enum Table {
 
 /// Size of a disk, and of its logical sectors, both in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
+pub struct Geometry {
     pub size: u64,
     pub sector: u64,
 }

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 use self::exchange::Exchange;
 use super::{Error, failed};
 
-pub use self::message::{class_prefix, mask_prefix};
+pub use self::message::{Identity, MessageError, Question, Reply, class_prefix, mask_prefix};
 
 const CLIENT_PORT: u16 = 68;
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
