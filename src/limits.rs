@@ -22,6 +22,7 @@ pub enum Bound {
     Entries,
     Names,
     PaxHeader,
+    Padding,
     ManifestYaml,
     IndexDepth,
     Documents,
@@ -84,7 +85,7 @@ const fn key(key: &'static str, most: u64) -> Raised {
 
 impl Bound {
     /// In the order of the table.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ImageBytes,
         Self::ChangesetBytes,
         Self::PackedBytes,
@@ -92,6 +93,7 @@ impl Bound {
         Self::Entries,
         Self::Names,
         Self::PaxHeader,
+        Self::Padding,
         Self::ManifestYaml,
         Self::IndexDepth,
         Self::Documents,
@@ -144,6 +146,7 @@ impl Bound {
                 row(16 * MIB, Bytes, "all names, link targets and xattrs of an image", key("names", GIB))
             }
             Self::PaxHeader => row(MIB, Bytes, "one pax header in a tar", key("paxHeader", GIB)),
+            Self::Padding => row(16 * MIB, Bytes, "zeros after the end of a tar", key("padding", u64::MAX)),
             Self::ManifestYaml => row(64 * KIB, Bytes, "`manifest.yaml`", key("manifest", MIB)),
             Self::IndexDepth => row(3, Count, "indexes inside one another", key("indexDepth", 64)),
             Self::Documents => {

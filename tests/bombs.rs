@@ -53,20 +53,27 @@ fn bombs_are_refused_early_with_the_key_named() {
     let many: Vec<_> =
         (0..1500).map(|number| Tar::new().file(&format!("f{number}"), b"").unfinished()).collect();
     let defaults = "plywood: {}";
-    let small = "plywood: {limits: {changesetBytes: 64MiB}}";
+    let small = "plywood: {limits: {changesetBytes: 64MiB, padding: 1TiB}}";
     for (what, packed, media_type, limits, key) in [
         ("one large file, zstd", zstd_bomb(&claimed, 10 * GIB), "tar+zstd", defaults, "changesetBytes"),
         ("one large file, gzip", gzip_bomb(&claimed, 10 * GIB), "tar+gzip", defaults, "changesetBytes"),
         ("zeros after the end, zstd", zstd_bomb(&ended, 10 * GIB), "tar+zstd", small, "changesetBytes"),
         ("zeros after the end, gzip", gzip_bomb(&ended, 10 * GIB), "tar+gzip", small, "changesetBytes"),
-        ("all changesets", zstd_bomb(&ended, GIB), "tar+zstd", "plywood: {limits: {bytes: 64MiB}}", "bytes"),
+        ("nothing but zeros", zstd_bomb(&[], 10 * GIB), "tar+zstd", defaults, "padding"),
+        (
+            "all changesets",
+            zstd_bomb(&ended, GIB),
+            "tar+zstd",
+            "plywood: {limits: {bytes: 64MiB, padding: 1TiB}}",
+            "bytes",
+        ),
         ("entries", many.concat(), "tar", "plywood: {limits: {entries: 1000}}", "entries"),
         ("packed", many.concat(), "tar", "plywood: {limits: {packedBytes: 1KiB}}", "packedBytes"),
         (
             "time",
             zstd_bomb(&ended, 200 * GIB),
             "tar+zstd",
-            "plywood: {limits: {buildTime: 1s, bytes: 1TiB, changesetBytes: 1TiB}}",
+            "plywood: {limits: {buildTime: 1s, padding: 1TiB, bytes: 1TiB, changesetBytes: 1TiB}}",
             "buildTime",
         ),
     ] {

@@ -46,7 +46,7 @@ impl<R: Read> Archive<R> {
                 if !extensions.is_empty() {
                     return Err(refuse(Problem::DanglingExtension));
                 }
-                self.blocks.zeros()?;
+                self.blocks.zeros(&self.limits)?;
                 return Ok(None);
             };
             let header = Header::parse(&block).map_err(refuse)?;

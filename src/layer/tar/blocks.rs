@@ -7,6 +7,7 @@
 use std::io::{self, BufReader, Read};
 
 use super::error::{Problem, TarError};
+use crate::limits::{Bound, Limits};
 
 /// Everything in an archive starts at a multiple of this.
 pub(super) const BLOCK: usize = 512;
@@ -95,9 +96,11 @@ impl<R: Read> Blocks<R> {
         Ok(())
     }
 
-    /// Reads to the end of the reader; only zeros may be there.
-    pub(super) fn zeros(&mut self) -> Result<(), TarError> {
+    /// Reads to the end of the reader; only zeros may be there, and not more
+    /// than some program pads its archives with.
+    pub(super) fn zeros(&mut self, limits: &Limits) -> Result<(), TarError> {
         let mut chunk = [0; 16 * 1024];
+        let start = self.position;
         loop {
             let at = self.position;
             let count = self.read(&mut chunk)?;
@@ -107,6 +110,9 @@ impl<R: Read> Blocks<R> {
             if let Some(offset) = chunk[..count].iter().position(|&byte| byte != 0) {
                 return Err(TarError::Archive { at: at + offset as u64, problem: Problem::AfterEnd });
             }
+            limits
+                .check(Bound::Padding, self.position - start)
+                .map_err(|exceeded| TarError::Archive { at, problem: Problem::Limit(exceeded) })?;
         }
     }
 

@@ -26,6 +26,8 @@ pub enum Problem {
     Truncated,
     #[error("bytes other than zero after the end of the archive")]
     AfterEnd,
+    #[error("{0},")]
+    Limit(Exceeded),
     #[error("header checksum mismatch")]
     Checksum,
     #[error("unknown header format")]
