@@ -15,7 +15,6 @@ pub fn command_line(data: &[u8]) {
     let line = CommandLine::parse(data);
     let _ = BootParameters::new(&line);
     for parameter in line.parameters() {
-        line.module_parameters(&parameter.key);
         if let Some(value) = &parameter.value
             && let Err(error) = DeviceSpec::parse(value)
         {
