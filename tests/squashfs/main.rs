@@ -2,6 +2,7 @@
 //! kernel. mksquashfs says what an image of the same tree looks like.
 
 mod inspect;
+mod read;
 mod refused;
 mod tree;
 

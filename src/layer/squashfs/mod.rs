@@ -19,6 +19,7 @@ mod inode;
 mod metadata;
 mod output;
 mod pool;
+pub mod reader;
 mod table;
 mod walk;
 mod xattr;
