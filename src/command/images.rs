@@ -16,7 +16,7 @@ use super::progress::Console;
 use crate::cli;
 use crate::config::Config;
 use crate::error::Error;
-use crate::fetch::{self, Fetcher};
+use crate::fetch::{self, Content, Fetcher};
 use crate::layer::rules::Violations;
 use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
 use crate::oci::{ImageSource, manifest};
@@ -98,7 +98,7 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
     for source in &arguments.images {
         let image = fetcher.fetch(fetcher.resolve(source)?)?;
         image.verify()?;
-        let bytes = image.changesets().iter().map(|changeset| changeset.blob().size()).sum();
+        let bytes = image.blobs().iter().map(|blob| blob.size()).sum();
         super::print(format_args!("{source}: {} ({})", image.digest(), list::size(bytes)))?;
     }
     Ok(())
@@ -243,6 +243,10 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
             })
         })
         .collect();
+    let squashfs = match image.content() {
+        Content::Squashfs(blob) => Some(blob),
+        Content::Changesets(_) => None,
+    };
     let report = serde_json::json!({
         "image": image.source().to_string(),
         "digest": image.digest(),
@@ -250,6 +254,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         "chainId": image.chain_id(),
         "layerKey": workshop.recipe.key(image.chain_id()),
         "changesets": changesets,
+        "squashfs": squashfs.map(|blob| serde_json::json!({ "digest": blob.digest(), "size": blob.size() })),
     });
     if arguments.json {
         return super::print(format_args!("{report:#}"));
@@ -264,7 +269,10 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     for changeset in image.changesets() {
         let size = list::size(changeset.blob().size());
         lines.push(format!("  changeset  {} ({size})", changeset.blob().digest()));
-        lines.push(format!("    diff ID  {}", changeset.diff_id()));
+        lines.extend(changeset.diff_id().map(|diff_id| format!("    diff ID  {diff_id}")));
+    }
+    if let Some(blob) = squashfs {
+        lines.push(format!("  squashfs   {} ({})", blob.digest(), list::size(blob.size())));
     }
     super::print(lines.join("\n"))
 }

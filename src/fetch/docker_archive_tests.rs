@@ -1,5 +1,6 @@
 use super::*;
 use crate::fetch::archive::tests::entry;
+use crate::fetch::document::Parts;
 use crate::oci::Compression;
 use crate::oci::{Digest, Platform};
 use serde_json::{Value, json};
@@ -43,13 +44,14 @@ fn the_same_content_has_the_same_digest() {
     let amd64 = Selection::of(Platform::linux("amd64"));
     let first = write(&CONTENTS, &json!([image(json!(["tools:1"]))]));
     let chosen = resolve(&first.path(), None, &amd64).unwrap();
-    let compressions: Vec<_> = chosen.changesets.iter().map(|changeset| changeset.compression).collect();
+    let Parts::Changesets(changesets) = &chosen.parts else { panic!("no changesets") };
+    let compressions: Vec<_> = changesets.iter().map(|changeset| changeset.compression).collect();
     assert_eq!(compressions, [Compression::None, Compression::Gzip]);
     let renamed = write(&CONTENTS, &json!([image(json!(null))]));
     assert_eq!(resolve(&renamed.path(), None, &amd64).unwrap().manifest, chosen.manifest);
     let other = write(&[b"plain", b"other"], &json!([image(json!(["tools:1"]))]));
     assert_ne!(resolve(&other.path(), None, &amd64).unwrap().manifest, chosen.manifest);
-    let wanted: Vec<_> = chosen.changesets.iter().map(|changeset| &changeset.blob).collect();
+    let wanted = chosen.parts.blobs();
     let blobs = locate(&first.path(), None, &wanted).unwrap();
     let contents: Vec<_> = blobs.iter().map(|blob| blob.read().unwrap()).collect();
     assert_eq!(contents, CONTENTS);

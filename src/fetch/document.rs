@@ -13,8 +13,13 @@ use crate::limits::Bound;
 use crate::oci::manifest::{INDEX, Kind, MANIFEST, MAX_DOCUMENT};
 use crate::oci::{
     Compression, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Mismatch,
+    chain_id,
 };
 use crate::store::Store;
+
+/// The config of an artifact that has none (image-spec, manifest.md,
+/// "Guidance for an Empty Descriptor").
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// Where manifests, indexes and image configs come from.
 pub(super) trait Documents {
@@ -26,8 +31,18 @@ pub(super) trait Documents {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Described {
     pub blob: Descriptor,
-    pub diff_id: Digest,
+    /// Not known of a tar that is an artifact.
+    pub diff_id: Option<Digest>,
     pub compression: Compression,
+}
+
+/// What an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// Lowest first; never empty.
+    Changesets(Vec<Described>),
+    /// One blob that is, or holds, a squashfs.
+    Squashfs(Descriptor),
 }
 
 /// One platform's image.
@@ -36,8 +51,7 @@ pub(super) struct Chosen {
     /// order in which they were read.
     pub documents: Vec<(Descriptor, Vec<u8>)>,
     pub manifest: Digest,
-    /// Lowest first; never empty.
-    pub changesets: Vec<Described>,
+    pub parts: Parts,
 }
 
 /// Follows `top` down to the image that is wanted.
@@ -48,8 +62,8 @@ pub(super) fn choose(
 ) -> Result<Chosen, Cause> {
     let mut search = Search { documents, selection, visited: HashSet::new(), read: Vec::new() };
     let (digest, manifest) = search.visit(top, 0)?;
-    let changesets = search.describe(digest, &manifest)?;
-    Ok(Chosen { documents: search.read, manifest: digest, changesets })
+    let parts = search.describe(digest, &manifest)?;
+    Ok(Chosen { documents: search.read, manifest: digest, parts })
 }
 
 struct Search<'a> {
@@ -106,26 +120,35 @@ impl Search<'_> {
         Err(none_fits.unwrap_or(Cause::Document { digest, source }))
     }
 
-    /// Reads the image config and pairs each changeset with its diff ID.
-    fn describe(&mut self, digest: Digest, manifest: &Manifest) -> Result<Vec<Described>, Cause> {
-        if let Some(media_type) = squashfs_artifact(manifest) {
-            return Err(Cause::SquashfsArtifact { media_type });
+    /// Reads the image config and pairs each changeset with its diff ID. An
+    /// artifact has no image config: there one blob is all there may be.
+    fn describe(&mut self, digest: Digest, manifest: &Manifest) -> Result<Parts, Cause> {
+        self.check_size(manifest)?;
+        if let Some(blob) = squashfs_artifact(manifest) {
+            return Ok(Parts::Squashfs(blob.clone()));
         }
         let compressions = manifest.compressions().map_err(|source| Cause::Document { digest, source })?;
         let wanted = &manifest.config;
         if wanted.kind() != Kind::Config {
-            return Err(Cause::NotAnImage { media_type: wanted.media_type.clone() });
+            return match (manifest.layers.as_slice(), compressions.as_slice()) {
+                ([blob], &[compression]) if wanted.media_type == EMPTY => {
+                    Ok(Parts::Changesets(vec![Described::artifact(blob, compression)]))
+                }
+                _ => Err(Cause::NotAnImage { media_type: wanted.media_type.clone() }),
+            };
         }
-        self.check_size(manifest)?;
         let bytes = self.documents.document(wanted)?;
         let config = ImageConfig::parse(&bytes)
             .and_then(|config| config.check(manifest.layers.len(), &self.selection.platform).map(|()| config))
             .map_err(|source| Cause::ImageConfig { digest: wanted.digest, source })?;
         self.read.push((wanted.clone(), bytes));
         let parts = manifest.layers.iter().zip(config.diff_ids).zip(compressions);
-        Ok(parts
-            .map(|((blob, diff_id), compression)| Described { blob: blob.clone(), diff_id, compression })
-            .collect())
+        let described = parts.map(|((blob, diff_id), compression)| Described {
+            blob: blob.clone(),
+            diff_id: Some(diff_id),
+            compression,
+        });
+        Ok(Parts::Changesets(described.collect()))
     }
 
     fn check_size(&self, manifest: &Manifest) -> Result<(), Cause> {
@@ -139,14 +162,57 @@ impl Search<'_> {
     }
 }
 
-/// The media type of a manifest's only blob if that is a squashfs, as pushed
-/// by general artifact tools: by its type or by the file name it was given.
-fn squashfs_artifact(manifest: &Manifest) -> Option<String> {
+impl Described {
+    /// A tar that no image config tells of. Where it is not compressed, its
+    /// digest is its diff ID.
+    fn artifact(blob: &Descriptor, compression: Compression) -> Self {
+        let diff_id = (compression == Compression::None).then_some(blob.digest);
+        Self { blob: blob.clone(), diff_id, compression }
+    }
+}
+
+impl Parts {
+    /// The packed changesets, lowest first, or the squashfs.
+    pub(super) fn blobs(&self) -> Vec<&Descriptor> {
+        match self {
+            Self::Changesets(changesets) => changesets.iter().map(|changeset| &changeset.blob).collect(),
+            Self::Squashfs(blob) => vec![blob],
+        }
+    }
+
+    /// The chain ID. Where diff IDs do not make it, it is that of the blob
+    /// together with what the blob is taken for: bytes that are a tar to one
+    /// and a squashfs to another must not be one image.
+    pub(super) fn chain_id(&self) -> Option<Digest> {
+        let taken_for =
+            |what: &str, blob: &Descriptor| Digest::sha256(format!("{what} {}", blob.digest).as_bytes());
+        match self {
+            Self::Squashfs(blob) => Some(taken_for("squashfs", blob)),
+            Self::Changesets(changesets) => match changesets.as_slice() {
+                [Described { blob, diff_id: None, compression }] => {
+                    Some(taken_for(&format!("{compression:?}"), blob))
+                }
+                _ => {
+                    let diff_ids = changesets.iter().map(|changeset| changeset.diff_id);
+                    chain_id(&diff_ids.collect::<Option<Vec<_>>>()?)
+                }
+            },
+        }
+    }
+}
+
+/// A manifest's only blob if that is a squashfs, as pushed by general artifact
+/// tools: by its type, or by the file name it was given where the type says
+/// nothing. To ORAS every file without a type is a tar.
+fn squashfs_artifact(manifest: &Manifest) -> Option<&Descriptor> {
     let [blob] = manifest.layers.as_slice() else { return None };
     let title = blob.annotations.get("org.opencontainers.image.title").map_or("", String::as_str);
     let named = [".raw", ".squashfs", ".sqfs", ".sqsh"].iter().any(|suffix| title.ends_with(suffix));
     let typed = ["squashfs", "sysext"].iter().any(|word| blob.media_type.contains(word));
-    (blob.kind() == Kind::Other && (named || typed)).then(|| blob.media_type.clone())
+    let plain_tar = blob.kind() == Kind::Changeset(Compression::None);
+    let untyped = plain_tar && manifest.config.kind() != Kind::Config;
+    let is_squashfs = (blob.kind() == Kind::Other && (named || typed)) || (untyped && named);
+    is_squashfs.then_some(blob)
 }
 
 /// The media type of a document that arrived without one: its own word, else

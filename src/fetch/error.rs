@@ -50,11 +50,6 @@ pub enum Cause {
     DocumentSize { digest: Digest, size: u64, limit: u64 },
     #[error(transparent)]
     Limit(Exceeded),
-    #[error(
-        "it is an artifact whose only blob is a squashfs (`{}`), not a stack of changesets",
-        Escaped::new(.media_type)
-    )]
-    SquashfsArtifact { media_type: String },
     #[error("its config is of the type `{}`, not of that of a container image", Escaped::new(.media_type))]
     NotAnImage { media_type: String },
     #[error("document {digest} is not in the store")]
@@ -77,8 +72,6 @@ pub enum Cause {
     Changeset { number: usize, source: io::Error },
     #[error("cannot pack the directory")]
     Directory(#[source] DirectoryError),
-    #[error("images of the transport `{0}:` cannot be made into layers by this version")]
-    Transport(&'static str),
 }
 
 /// One endpoint that did not deliver.

@@ -164,9 +164,8 @@ fn a_broken_layout_is_refused() {
     two.add("arm64", Some("v2\x1b"));
     let mut artifact = Built::new();
     let config = artifact.blob("application/vnd.oci.empty.v1+json", b"{}");
-    let mut blob = artifact.blob("application/octet-stream", b"hsqs");
-    blob["annotations"] = json!({"org.opencontainers.image.title": "tools.raw"});
-    artifact.manifest(json!({"schemaVersion": 2, "config": config, "layers": [blob]}), None);
+    let layers = [artifact.blob(LAYER_GZIP, b"x"), artifact.blob(LAYER_GZIP, b"y")];
+    artifact.manifest(json!({"schemaVersion": 2, "config": config, "layers": layers}), None);
     let mut odd = Built::new();
     let config = odd.blob("application/x-odd", b"{}");
     let layer = odd.blob(LAYER_GZIP, b"x");
@@ -187,7 +186,7 @@ fn a_broken_layout_is_refused() {
         (corrupt(|bytes| bytes.push(b' ')), None, "is longer than"),
         (corrupt(|bytes| bytes.truncate(9)), None, "ends after"),
         (changeset, None, "cannot read blob"),
-        (artifact, None, "whose only blob is a squashfs (`application/octet-stream`)"),
+        (artifact, None, "its config is of the type `application/vnd.oci.empty.v1+json`"),
         (odd, None, "its config is of the type `application/x-odd`"),
         (huge, None, "the limit is 4194304"),
         (traversal, None, "is not a digest"),

@@ -1,8 +1,8 @@
 //! From a reference to verified content: registries, image layouts, archives.
 //!
 //! In: an [`ImageSource`] and a [`Machine`]. Out: [`Resolved`], which knows
-//! the image from its small documents, and [`Image`], whose changesets are all
-//! at hand: in the store, or in place in a layout or archive. Invariants: from
+//! the image from its small documents, and [`Image`], whose blobs are all at
+//! hand: in the store, or in place in a layout or archive. Invariants: from
 //! [`Resolved`] on only digests count; registry content has a name in the
 //! store only after its size and digest matched; content in place is verified
 //! by whoever reads it to its end.
@@ -14,6 +14,7 @@ mod document;
 mod error;
 mod layout;
 mod progress;
+mod raw;
 mod registry;
 mod synthetic;
 
@@ -26,9 +27,9 @@ pub use registry::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProb
 
 use crate::limits::Limits;
 use crate::oci::registries::Secret;
-use crate::oci::{Compression, Digest, ImageSource, Platform, Registries, chain_id};
+use crate::oci::{Compression, Digest, ImageSource, Platform, Registries};
 use crate::store::{Blob, Store};
-use document::{Chosen, Described};
+use document::{Chosen, Parts};
 
 /// What fetching needs to know of the machine it runs on.
 pub struct Machine<'a> {
@@ -127,23 +128,32 @@ pub struct Resolved {
     digest: Digest,
     chain_id: Digest,
     documents: Vec<Digest>,
-    changesets: Vec<Described>,
+    parts: Parts,
 }
 
-/// An image of which every changeset is at hand.
+/// An image of which every blob is at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     source: ImageSource,
     digest: Digest,
     chain_id: Digest,
-    changesets: Vec<Changeset>,
+    content: Content,
+}
+
+/// What an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Lowest first; never empty.
+    Changesets(Vec<Changeset>),
+    /// A file that is, or holds, a squashfs.
+    Squashfs(Blob),
 }
 
 /// One of the tars that an image is a stack of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changeset {
     blob: Blob,
-    diff_id: Digest,
+    diff_id: Option<Digest>,
     compression: Compression,
 }
 
@@ -183,21 +193,22 @@ impl<'a> Fetcher<'a> {
             ImageSource::DockerArchive { file, name } => {
                 docker_archive::resolve(file, name.as_deref(), &self.selection)
             }
-            ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
+            ImageSource::Squashfs(file) => raw::resolve(file),
             ImageSource::Directory(directory) => directory::resolve(self.store, directory, &self.selection),
         }
     }
 
-    /// Makes every changeset available: downloads what the store lacks of a
-    /// registry's image, finds the changesets of a layout or archive in place.
+    /// Makes every blob available: downloads what the store lacks of a
+    /// registry's image, finds those of a layout, archive or file in place.
     pub fn fetch(&self, resolved: Resolved) -> Result<Image, FetchError> {
-        let blobs = self.locate(&resolved).map_err(FetchError::of(&resolved.source))?;
-        Ok(resolved.into_image(blobs))
+        let source = resolved.source.clone();
+        let image = self.locate(&resolved).and_then(|blobs| resolved.into_image(blobs));
+        image.map_err(FetchError::of(&source))
     }
 
-    /// One blob for each changeset, in order.
+    /// One blob for each that is wanted, in order.
     fn locate(&self, resolved: &Resolved) -> Result<Vec<Blob>, Cause> {
-        let wanted: Vec<_> = resolved.changesets.iter().map(|changeset| &changeset.blob).collect();
+        let wanted = resolved.parts.blobs();
         match &resolved.source {
             ImageSource::Registry(reference) => {
                 self.client.pull(reference).download(self.store, &resolved.source, &wanted)
@@ -209,7 +220,7 @@ impl<'a> Fetcher<'a> {
             ImageSource::DockerArchive { file, name } => {
                 docker_archive::locate(file, name.as_deref(), &wanted)
             }
-            ImageSource::Squashfs(_) => Err(Cause::Transport("squashfs")),
+            ImageSource::Squashfs(file) => Ok(raw::locate(file, &wanted)),
             ImageSource::Directory(_) => directory::locate(self.store, &wanted),
         }
     }
@@ -237,42 +248,45 @@ pub fn resolve_stored(
 
 impl Resolved {
     fn new(source: &ImageSource, chosen: Chosen) -> Result<Self, Cause> {
-        let Chosen { documents, manifest, changesets } = chosen;
-        let diff_ids: Vec<_> = changesets.iter().map(|changeset| changeset.diff_id).collect();
+        let Chosen { documents, manifest, parts } = chosen;
         let empty = || crate::oci::DocumentError::Shape("no changesets");
         let chain_id =
-            chain_id(&diff_ids).ok_or_else(|| Cause::Document { digest: manifest, source: empty() })?;
+            parts.chain_id().ok_or_else(|| Cause::Document { digest: manifest, source: empty() })?;
         let documents = documents.iter().map(|(descriptor, _)| descriptor.digest).collect();
-        Ok(Self { source: source.clone(), digest: manifest, chain_id, documents, changesets })
+        Ok(Self { source: source.clone(), digest: manifest, chain_id, documents, parts })
     }
 
-    fn into_image(self, blobs: Vec<Blob>) -> Image {
-        let changesets = self
-            .changesets
-            .iter()
-            .zip(blobs)
-            .map(|(described, blob)| Changeset {
-                blob,
-                diff_id: described.diff_id,
-                compression: described.compression,
-            })
-            .collect();
-        Image { source: self.source, digest: self.digest, chain_id: self.chain_id, changesets }
+    fn into_image(self, mut blobs: Vec<Blob>) -> Result<Image, Cause> {
+        let content = match (self.parts, blobs.pop()) {
+            (Parts::Squashfs(_), Some(blob)) => Content::Squashfs(blob),
+            (Parts::Squashfs(wanted), None) => return Err(Cause::NotStored { digest: wanted.digest }),
+            (Parts::Changesets(changesets), last) => {
+                let changeset = |(described, blob): (document::Described, Blob)| Changeset {
+                    blob,
+                    diff_id: described.diff_id,
+                    compression: described.compression,
+                };
+                Content::Changesets(
+                    changesets.into_iter().zip(blobs.into_iter().chain(last)).map(changeset).collect(),
+                )
+            }
+        };
+        Ok(Image { source: self.source, digest: self.digest, chain_id: self.chain_id, content })
     }
 
     pub fn source(&self) -> &ImageSource {
         &self.source
     }
 
-    /// The digest of the manifest. A Docker archive has none of its own; its
-    /// digest is that of an OCI manifest made from its image config and
+    /// The digest of the manifest, or of the file of `squashfs:`. A Docker
+    /// archive has none of its own; its digest is that of an OCI manifest made from its image config and
     /// changesets, the same for the same content.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
     /// The digest of the whole stack of plain tars (image-spec, config.md,
-    /// "Layer ChainID").
+    /// "Layer ChainID"), or one that stands for the only blob.
     pub fn chain_id(&self) -> &Digest {
         &self.chain_id
     }
@@ -284,14 +298,14 @@ impl Resolved {
         &self.documents
     }
 
-    /// The digests of the packed changesets, lowest first.
+    /// The digests of the packed changesets, lowest first, or of the squashfs.
     pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        self.changesets.iter().map(|changeset| &changeset.blob.digest)
+        self.parts.blobs().into_iter().map(|blob| &blob.digest)
     }
 
-    /// Bytes of all packed changesets.
+    /// Bytes of all blobs.
     pub fn size(&self) -> u64 {
-        self.changesets.iter().map(|changeset| changeset.blob.size).sum()
+        self.parts.blobs().iter().map(|blob| blob.size).sum()
     }
 }
 
@@ -309,19 +323,34 @@ impl Image {
         &self.chain_id
     }
 
-    /// Reads every packed changeset once: those of a layout or archive lie
-    /// where others write, and nobody has looked into them yet.
+    /// Reads every blob once: those of a layout or archive lie where others
+    /// write, and nobody has looked into them yet.
     pub fn verify(&self) -> Result<(), FetchError> {
         let failed = FetchError::of(&self.source);
-        self.changesets.iter().enumerate().try_for_each(|(number, changeset)| {
-            let drained = changeset.blob.open().and_then(|mut reader| reader.drain());
+        self.blobs().iter().enumerate().try_for_each(|(number, blob)| {
+            let drained = blob.open().and_then(|mut reader| reader.drain());
             drained.map_err(|source| failed(Cause::Changeset { number, source }))
         })
     }
 
-    /// Lowest first; never empty.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Lowest first; none if the image is a squashfs.
     pub fn changesets(&self) -> &[Changeset] {
-        &self.changesets
+        match &self.content {
+            Content::Changesets(changesets) => changesets,
+            Content::Squashfs(_) => &[],
+        }
+    }
+
+    /// The packed changesets, lowest first, or the squashfs.
+    pub fn blobs(&self) -> Vec<&Blob> {
+        match &self.content {
+            Content::Changesets(changesets) => changesets.iter().map(Changeset::blob).collect(),
+            Content::Squashfs(blob) => vec![blob],
+        }
     }
 }
 
@@ -331,9 +360,10 @@ impl Changeset {
         &self.blob
     }
 
-    /// The digest of the plain tar.
-    pub fn diff_id(&self) -> &Digest {
-        &self.diff_id
+    /// The digest of the plain tar. An artifact that is a compressed tar has
+    /// none: that of the blob has to do.
+    pub fn diff_id(&self) -> Option<&Digest> {
+        self.diff_id.as_ref()
     }
 
     pub fn compression(&self) -> Compression {

@@ -2,8 +2,9 @@
 //!
 //! In: an image, a recipe, a store. Out: a layer in the store. Each changeset
 //! is read once, from the network's or a file's bytes to blocks of the
-//! squashfs, verified on the way; nothing is extracted. Invariant: the layer
-//! gets its name only after every digest matched and every rule held.
+//! squashfs, verified on the way; a raw image is verified, then read. Nothing
+//! is extracted. Invariant: the layer gets its name only after every digest
+//! matched and every rule held.
 
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
@@ -13,14 +14,16 @@ use super::decompress::Decompressor;
 use super::manifest::{Host, Incompatible, Manifest};
 use super::meter::Meter;
 use super::places;
+use super::raw::{self, Form, RawError, Terms};
 use super::rules::{self, Rules, RulesHost, Violations};
+use super::squashfs::reader;
 use super::squashfs::{self, Compression, FileId, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
-use crate::fetch::{Changeset, Image};
+use crate::fetch::{self, Changeset, Image};
 use crate::limits::{Bound, Exceeded, Limits};
 use crate::oci::{Digest, ImageSource, VerifyingReader};
-use crate::store::{self, Layer, LayerKey, LayerRecord, StagedLayer, Store};
+use crate::store::{self, Blob, Layer, LayerKey, LayerRecord, StagedLayer, Store};
 use crate::text::Escaped;
 use crate::yaml::Problems;
 
@@ -65,6 +68,8 @@ pub enum Cause {
     Changeset { number: usize, digest: Digest, source: ChangesetError },
     #[error("changeset {number} is not what its digests say")]
     Verify { number: usize, source: io::Error },
+    #[error("squashfs {digest}")]
+    Raw { digest: Digest, source: RawError },
     #[error("the changesets do not add up")]
     Flatten(#[source] FlattenError),
     #[error("{0}")]
@@ -155,15 +160,44 @@ impl<'a> Builder<'a> {
         Ok(Self { recipe, writer, manifests: Vec::new() })
     }
 
-    fn build(mut self, image: &Image) -> Result<LayerRecord, Cause> {
+    fn build(self, image: &Image) -> Result<LayerRecord, Cause> {
+        match image.content() {
+            fetch::Content::Changesets(changesets) => self.add_up(changesets),
+            fetch::Content::Squashfs(blob) => self.repack(blob),
+        }
+    }
+
+    fn add_up(mut self, changesets: &[Changeset]) -> Result<LayerRecord, Cause> {
         let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
         let mut meter = Meter::start(self.recipe.limits);
         // From the top down, so that what an upper changeset hides is not stored.
-        for (number, changeset) in image.changesets().iter().enumerate().rev() {
+        for (number, changeset) in changesets.iter().enumerate().rev() {
             self.read(number, changeset, &mut stack, &mut meter)?;
         }
         let tree = stack.flatten().map_err(Cause::Flatten)?;
-        self.finish(tree)
+        let rules = &self.recipe.rules;
+        self.finish(tree, rules)
+    }
+
+    /// Reads a raw image. It is never mounted as it came.
+    fn repack(mut self, blob: &Blob) -> Result<LayerRecord, Cause> {
+        let Recipe { limits, rules, kernel, .. } = self.recipe;
+        let at_most = |bound| u32::try_from(limits.get(bound)).unwrap_or(u32::MAX);
+        let limits = reader::Limits {
+            entries: at_most(Bound::Entries),
+            names: at_most(Bound::Names),
+            bytes: limits.get(Bound::ImageBytes),
+        };
+        let terms = Terms { limits, hard_links: rules.hard_links, machine: kernel.machine };
+        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
+        let read = raw::read(blob, &terms, &mut |path, size, content| {
+            store_file(writer, manifests, path, (size, content))
+        });
+        let extension = read.map_err(|source| Cause::Raw { digest: *blob.digest(), source })?;
+        match extension.form {
+            Form::Talos => self.finish(extension.tree, rules),
+            Form::Sysext => self.finish(extension.tree, &rules.for_sysext()),
+        }
     }
 }
 
@@ -180,15 +214,13 @@ impl Builder<'_> {
         let digest = *changeset.blob().digest();
         let mut blob = changeset.blob().open().map_err(|source| Cause::Open { number, digest, source })?;
         let open = |source| Cause::Open { number, digest, source };
-        let plain = Decompressor::new(changeset.compression(), &mut blob).map_err(open)?;
-        let mut verified = VerifyingReader::new(meter.changeset(plain), *changeset.diff_id(), None);
-        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
-        let read = stack.read(&mut verified, &mut |path, size, content| {
-            store_file(writer, manifests, path, (size, content))
-        });
-        // A consumer that stops early has verified nothing.
-        let drained = if read.is_ok() { verified.drain() } else { Ok(()) };
-        drop(verified);
+        let mut plain = meter.changeset(Decompressor::new(changeset.compression(), &mut blob).map_err(open)?);
+        let (read, drained) = match changeset.diff_id() {
+            Some(diff_id) => self.read_tar(&mut VerifyingReader::new(&mut plain, *diff_id, None), stack),
+            // Of an artifact the blob's digest is all that is known.
+            None => self.read_tar(&mut plain, stack),
+        };
+        drop(plain);
         // Content that is not what was asked for explains every other error.
         let verify = |source| Cause::Verify { number, source };
         blob.drain().map_err(verify)?;
@@ -196,13 +228,27 @@ impl Builder<'_> {
         drained.map_err(verify)
     }
 
+    /// Reads a tar to its end: a consumer that stops early has verified
+    /// nothing. The second result is whether the end was as it should be.
+    fn read_tar(
+        &mut self,
+        tar: &mut dyn Read,
+        stack: &mut Stack,
+    ) -> (Result<(), ChangesetError>, io::Result<()>) {
+        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
+        let read = stack
+            .read(&mut *tar, &mut |path, size, content| store_file(writer, manifests, path, (size, content)));
+        let drained = if read.is_ok() { io::copy(tar, &mut io::sink()).map(drop) } else { Ok(()) };
+        (read, drained)
+    }
+
     /// Checks the whole, and writes what names the contents.
-    fn finish(self, mut tree: ImageTree) -> Result<LayerRecord, Cause> {
+    fn finish(self, mut tree: ImageTree, rules: &Rules) -> Result<LayerRecord, Cause> {
         let manifest_bytes = self.manifest_in(&tree.root);
         let size = manifest_bytes.len() as u64;
         self.recipe.limits.check(Bound::ManifestYaml, size).map_err(Cause::ManifestSize)?;
         let has_manifest = tree.root.get(MANIFEST).is_some();
-        let ruled = rules::check(&mut tree, &self.recipe.rules, &self.recipe.kernel);
+        let ruled = rules::check(&mut tree, rules, &self.recipe.kernel);
         // One report of all that is wrong, so that one more try is enough.
         let manifest = match (ruled, Manifest::parse("manifest.yaml", &manifest_bytes)) {
             (Ok(()), Ok(manifest)) => manifest,

@@ -255,16 +255,11 @@ impl Host {
     /// What the `ID` and `VERSION_ID` of os-release(5) say. Nothing where a
     /// distribution has no version, as rolling ones do.
     pub fn from_os_release(text: &str) -> Self {
-        let value = |key: &str| {
-            let assignment =
-                |line: &'_ str| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::to_string);
-            let value = text.lines().filter_map(assignment).next_back()?;
-            Some(value.trim_matches(['"', '\'']).to_string())
-        };
+        let value = |key| os_release(text, key);
         let mut host = Self::default();
         if let (Some(id), Some(version)) = (value("ID"), value("VERSION_ID")) {
             // A version that does not order cannot be compared: as good as none.
-            let _ = host.declare(&id, &version);
+            let _ = host.declare(id, version);
         }
         host
     }
@@ -276,6 +271,13 @@ impl Host {
     pub fn versions(&self) -> &BTreeMap<String, Version> {
         &self.versions
     }
+}
+
+/// The value of `key` in a file like os-release(5).
+pub(super) fn os_release<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    let assignment = |line: &'t str| line.trim().strip_prefix(key)?.strip_prefix('=');
+    let value = text.lines().filter_map(assignment).next_back()?;
+    Some(value.trim_matches(['"', '\'']))
 }
 
 #[cfg(test)]

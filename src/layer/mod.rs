@@ -1,7 +1,6 @@
 //! Image → one squashfs → Layer.
 //!
-//! In: an [`Image`](crate::fetch::Image), whose changesets are read once each,
-//! and a staging file from the store. Out: a numbered, immutable squashfs with
+//! In: an [`Image`](crate::fetch::Image), whose blobs are read once each, and a staging file from the store. Out: a numbered, immutable squashfs with
 //! the extension's manifest beside it. Invariant: what is in a layer has
 //! passed every rule, and the same image with the same options gives the same
 //! bytes on any machine.
@@ -12,6 +11,7 @@ pub mod decompress;
 pub mod manifest;
 mod meter;
 mod places;
+pub mod raw;
 pub mod rules;
 pub mod squashfs;
 pub mod tar;

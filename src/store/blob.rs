@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Take, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::Store;
@@ -52,6 +53,15 @@ impl Blob {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.offset))?;
         Ok(VerifyingReader::new(file.take(self.size), self.digest, Some(self.size)))
+    }
+
+    /// Opens the content to read it at any place: the file, and where in it
+    /// the content is. All of it was checked through this descriptor.
+    pub fn open_checked(&self) -> io::Result<(File, Range<u64>)> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        VerifyingReader::new((&file).take(self.size), self.digest, Some(self.size)).drain()?;
+        Ok((file, self.offset..self.offset.saturating_add(self.size)))
     }
 
     /// Reads the whole content, verified, into memory. For documents, whose
@@ -164,6 +174,9 @@ mod tests {
         fs::write(&path, b"..content..").unwrap();
         let digest = Digest::sha256(b"content");
         assert_eq!(Blob::at(&path, 2, 7, digest).read().unwrap(), b"content");
+        let (file, range) = Blob::at(&path, 2, 7, digest).open_checked().unwrap();
+        assert_eq!((file.metadata().unwrap().len(), range), (11, 2..9));
+        Blob::at(&path, 1, 7, digest).open_checked().unwrap_err();
         Blob::at(&path, 1, 7, digest).read().unwrap_err();
         Blob::at(&path, 6, 7, digest).read().unwrap_err();
     }

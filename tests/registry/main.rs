@@ -65,7 +65,7 @@ impl Bench {
                 }
                 Compression::Zstd => panic!("nothing here writes zstd"),
             }
-            assert_eq!(Digest::sha256(&plain), *changeset.diff_id());
+            assert_eq!(Digest::sha256(&plain), *changeset.diff_id().unwrap());
         }
         Ok(image)
     }

@@ -177,15 +177,25 @@ impl<R: Read> Reading<R> {
     }
 
     fn store(&mut self, entry: &Entry, store: &mut StoreFile<'_>) -> io::Result<Recorded> {
-        let mut data = self.archive.data();
-        if !is_kernel_module(&entry.path) {
-            return store(&entry.path, entry.size, &mut data).map(Recorded::File);
-        }
-        let mut head = Vec::new();
-        data.by_ref().take(ElfMachine::HEAD as u64).read_to_end(&mut head)?;
-        let id = store(&entry.path, entry.size, &mut head.chain(data))?;
-        Ok(Recorded::Module(id, ElfMachine::read(&head)))
+        let (id, machine) = store_content(&entry.path, entry.size, &mut self.archive.data(), store)?;
+        Ok(machine.map_or(Recorded::File(id), |machine| Recorded::Module(id, machine)))
     }
+}
+
+/// Stores a file's content, and tells for whom it is if it is a kernel module.
+pub(super) fn store_content(
+    path: &EntryPath,
+    size: u64,
+    content: &mut dyn Read,
+    store: &mut StoreFile<'_>,
+) -> io::Result<(FileId, Option<ElfMachine>)> {
+    if !is_kernel_module(path) {
+        return store(path, size, content).map(|id| (id, None));
+    }
+    let mut head = Vec::new();
+    content.take(ElfMachine::HEAD as u64).read_to_end(&mut head)?;
+    let id = store(path, size, &mut head.chain(content))?;
+    Ok((id, Some(ElfMachine::read(&head))))
 }
 
 /// Whether a path is `rootfs/[usr/]lib/modules/…/*.ko`.

@@ -73,6 +73,11 @@ impl AllowList {
     }
 
     /// `path` is joined by slashes, without one at its start.
+    pub(super) fn add_shared(&mut self, path: &[u8]) {
+        self.0.insert(path.into(), Shape::Shared);
+    }
+
+    /// `path` is joined by slashes, without one at its start.
     pub(super) fn place(&self, path: &[u8]) -> Place {
         let below =
             |long: &[u8], short: &[u8]| long.strip_prefix(short).is_some_and(|rest| rest.starts_with(b"/"));

@@ -81,6 +81,13 @@ impl Rules {
         Ok(())
     }
 
+    /// These rules, and what makes a sysext one is allowed.
+    pub(super) fn for_sysext(&self) -> Self {
+        let mut rules = self.clone();
+        rules.allowed.add_shared(b"usr/lib/extension-release.d");
+        rules
+    }
+
     /// Allows an xattr on any file or directory. Those of overlayfs never
     /// are: they would change what other layers show.
     pub fn allow_xattr(&mut self, name: &str) -> Result<(), RulesError> {
