@@ -34,6 +34,8 @@ pub enum Command {
     Pull(Pull),
     /// Build an image into a layer file
     Pack(Pack),
+    /// Write what would be in an image's layer into a directory
+    Unpack(Unpack),
     /// Check an image, a directory or a configuration against every rule
     Validate(Validate),
     /// Show what an image is made of
@@ -87,6 +89,16 @@ pub struct Pack {
     /// The squashfs file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub struct Unpack {
+    /// What to look into, e.g. squashfs:FILE
+    pub image: ImageSource,
+    /// Where to write to: a directory that is empty or not there yet
+    pub directory: PathBuf,
     #[command(flatten)]
     pub machine: Machine,
 }

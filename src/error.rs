@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::command::build::WriteImageError;
+use crate::command::unpack::UnpackError;
 use crate::config::Problems;
 use crate::fetch::FetchError;
 use crate::layer::manifest::HostError;
@@ -51,6 +52,8 @@ pub enum Error {
     System(#[from] sys::Error),
     #[error(transparent)]
     WriteImage(#[from] WriteImageError),
+    #[error("cannot unpack {image}")]
+    Unpack { image: String, source: UnpackError },
     #[error("cannot {what}")]
     Boot { what: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{0}")]

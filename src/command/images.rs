@@ -1,5 +1,5 @@
-//! The commands about single images: `pull`, `pack`, `validate`, `inspect`
-//! and `build`.
+//! The commands about single images: `pull`, `pack`, `unpack`, `validate`,
+//! `inspect` and `build`.
 //!
 //! Each is the boot's flow, cut somewhere: `pull` stops after the image, `pack`
 //! after the layer, `validate` prints what the rules say.
@@ -13,6 +13,7 @@ use super::build::{ImageOptions, write_image};
 use super::list;
 use super::machine::{self, Machine, recipe};
 use super::progress::Console;
+use super::unpack;
 use crate::cli;
 use crate::config::Config;
 use crate::error::Error;
@@ -132,6 +133,38 @@ fn check_output(path: &Path) -> Result<(), Error> {
             Err(Error::Write { path: path.into(), source })
         }
         _ => Ok(()),
+    }
+}
+
+/// `plywood unpack IMAGE DIR`: what `pack` would put into the layer, as files.
+pub fn unpack(arguments: &cli::Unpack) -> Result<(), Error> {
+    let directory = &arguments.directory;
+    let failed = |source| Error::Write { path: directory.clone(), source };
+    refuse_filled(directory).map_err(failed)?;
+    let scratch = Scratch::beside(directory)?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.0.join("store"))?;
+    let layer = workshop.layer(&arguments.image)?;
+    let staged = scratch.0.join("tree");
+    fs::create_dir(&staged).map_err(failed)?;
+    let image = || arguments.image.to_string();
+    unpack::unpack(&layer, layer.open()?, &staged)
+        .map_err(|source| Error::Unpack { image: image(), source })?;
+    // Takes the place of an empty directory only.
+    fs::rename(&staged, directory).map_err(failed)?;
+    let record = layer.record();
+    println!("{}: {} {}", directory.display(), record.name, Escaped::new(&record.version));
+    Ok(())
+}
+
+/// Fails where something is in the way, before anything is fetched.
+fn refuse_filled(directory: &Path) -> std::io::Result<()> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(std::io::ErrorKind::DirectoryNotEmpty.into()),
+        },
     }
 }
 

@@ -13,6 +13,7 @@ mod images;
 mod list;
 pub mod machine;
 mod progress;
+pub mod unpack;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -43,6 +44,7 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
         Command::List(arguments) => list::run(arguments),
         Command::Pull(arguments) => images::pull(arguments),
         Command::Pack(arguments) => images::pack(arguments),
+        Command::Unpack(arguments) => images::unpack(arguments),
         Command::Validate(arguments) => images::validate(arguments),
         Command::Inspect(arguments) => images::inspect(arguments),
         Command::Build(arguments) => images::build(arguments),
