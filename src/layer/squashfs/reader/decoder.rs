@@ -65,7 +65,9 @@ impl Decoder {
 
 fn inflate(decoder: &mut Decompress, stored: &[u8], block: &mut [u8]) -> io::Result<usize> {
     decoder.reset(true);
-    let status = decoder.decompress(stored, block, FlushDecompress::Finish)?;
+    // The library's own words are about its state.
+    let status =
+        decoder.decompress(stored, block, FlushDecompress::Finish).map_err(|_| invalid("it is corrupt"))?;
     if status != Status::StreamEnd {
         return Err(invalid("it is cut off or longer than a block"));
     }

@@ -90,191 +90,191 @@ fn the_image_is_good() {
     assert_eq!(contents(&image()), Ok(vec![5, 9000]));
 }
 
+/// Where something is in an image.
+type Place = fn(&[u8]) -> usize;
+
+/// What is changed, where, to what, and what is said of it.
+const BROKEN: &[(&str, Place, &[u8], &str)] = &[
+    ("magic", |_| 0, b"sqsh", "it is no squashfs 4.0 image"),
+    ("version", |_| 28, &[3, 0], "it is no squashfs 4.0 image"),
+    ("huge count of inodes", |_| 4, &[0xff; 4], "the image has more entries than the 100 allowed"),
+    ("no inodes", |_| 4, &[0; 4], "its superblock announces no inodes"),
+    ("block size", |_| 12, &[1, 0x10, 0, 0], "its superblock has a block size that is no power of two"),
+    ("small block size", |_| 12, &[0, 8, 0, 0], "its superblock has a block size that is not allowed"),
+    ("block log", |_| 22, &[13, 0], "its superblock has two different block sizes"),
+    ("no owners", |_| 26, &[0, 0], "its superblock announces no owners"),
+    ("length", |_| 40, &[0xff; 8], "its superblock announces more bytes than there are"),
+    ("inodes outside", |_| 64, &[0xff; 8], "its superblock has a table outside the image"),
+    (
+        "inodes in the superblock",
+        |_| 64,
+        &[9, 0, 0, 0, 0, 0, 0, 0],
+        "its superblock has a table outside the image",
+    ),
+    (
+        "directories over data",
+        |_| 72,
+        &[96, 0, 0, 0, 0, 0, 0, 0],
+        "its superblock has the directories before the inodes",
+    ),
+    ("many owners", |_| 26, &[0xff, 0xff], "the metadata block at byte"),
+    (
+        "root beyond a block",
+        |_| 32,
+        &[0xff, 0xff],
+        "the metadata block at byte 0 is referred to beyond its end",
+    ),
+    ("root is a file", |image| inode(image, 1), &[6, 0], "inode 1 is the root and no directory"),
+    ("unknown type", |image| inode(image, 5), &[15, 0], "`link`: inode 5 is of an unknown type"),
+    (
+        "mode",
+        |image| inode(image, 5) + 2,
+        &[0, 0x10],
+        "`link`: inode 5 has a mode of more than permission bits",
+    ),
+    ("owner out of range", |image| inode(image, 4) + 4, &[9, 0], "`big`: owner 9 is wanted, but there are 1"),
+    (
+        "inode number 0",
+        |image| inode(image, 5) + 12,
+        &[0; 4],
+        "`link`: inode 0 has a number that the superblock does not allow",
+    ),
+    (
+        "inode number too large",
+        |image| inode(image, 5) + 12,
+        &[7, 0, 0, 0],
+        "`link`: inode 7 has a number that the superblock does not allow",
+    ),
+    (
+        "another inode number",
+        |image| inode(image, 5) + 12,
+        &[4, 0, 0, 0],
+        "`link`: inode 4 is not what its directory says",
+    ),
+    (
+        "long target",
+        |image| inode(image, 5) + 20,
+        &[0, 0, 0, 0x80],
+        "`link`: inode 5 has a target that is empty or too long",
+    ),
+    (
+        "empty target",
+        |image| inode(image, 5) + 20,
+        &[0; 4],
+        "`link`: inode 5 has a target that is empty or too long",
+    ),
+    ("NUL in a target", |image| inode(image, 5) + 24, &[0], "`link`: inode 5 has a target with a NUL in it"),
+    (
+        "fragment out of range",
+        |image| inode(image, 4) + 20,
+        &[7, 0, 0, 0],
+        "`big`: fragment 7 is wanted, but there are 1",
+    ),
+    (
+        "offset in a fragment",
+        |image| inode(image, 4) + 24,
+        &[0xff, 0xff, 0, 0],
+        "byte of a fragment block 65535 is wanted, but there are",
+    ),
+    (
+        "huge file",
+        |image| inode(image, 4) + 28,
+        &[0xff; 4],
+        "`big`: the image has more than the 1048576 bytes allowed in files and fragments",
+    ),
+    (
+        "data in the superblock",
+        |image| inode(image, 4) + 16,
+        &[4, 0, 0, 0],
+        "the data block at byte 4 is in the superblock",
+    ),
+    (
+        "data outside",
+        |image| inode(image, 4) + 16,
+        &[0xff; 4],
+        "4096 bytes are wanted at byte 4294967295, but it has",
+    ),
+    (
+        "large block",
+        |image| inode(image, 4) + 32,
+        &[1, 0x10, 0, 1],
+        "the data block at byte 96 is empty or stored in more bytes than it has",
+    ),
+    (
+        "size of a block",
+        |image| inode(image, 4) + 32,
+        &[0xff; 4],
+        "is empty or stored in more bytes than it has",
+    ),
+    ("short block", |image| inode(image, 4) + 32, &[1, 0, 0, 1], "is shorter than its file says"),
+    ("not compressed", |image| inode(image, 4) + 32, &[0, 0x10, 0, 0], "cannot be decompressed"),
+    (
+        "long listing",
+        |image| inode(image, 2) + 24,
+        &[0xff, 0xff],
+        "`a`: its listing is not sorted or has a name twice",
+    ),
+    (
+        "short listing",
+        |image| inode(image, 2) + 24,
+        &[20, 0],
+        "`a`: its listing is longer than its directory says",
+    ),
+    (
+        "run of entries",
+        |image| entry(image, b"inner") - 12,
+        &[0, 1, 0, 0],
+        "`a`: its listing has a header for more than 256 entries",
+    ),
+    (
+        "huge run of entries",
+        |image| entry(image, b"inner") - 12,
+        &[0xff; 4],
+        "`a`: its listing has a header for more than 256 entries",
+    ),
+    (
+        "type in a listing",
+        |image| entry(image, b"link") + 4,
+        &[2, 0],
+        "`link`: inode 5 is not what its directory says",
+    ),
+    ("place in a listing", |image| entry(image, b"link"), &[0xff, 0xff], "is referred to beyond its end"),
+    (
+        "order of names",
+        |image| entry(image, b"link") + 8,
+        &[b'a'; 4],
+        "its listing is not sorted or has a name twice",
+    ),
+    (
+        "slash in a name",
+        |image| entry(image, b"inner") + 8,
+        b"/",
+        "`a`: its listing has a name that is `.`, `..` or has a slash in it",
+    ),
+    (
+        "NUL in a name",
+        |image| entry(image, b"inner") + 8,
+        b"\0",
+        "`a/\\x00nner`: its name has control characters",
+    ),
+    (
+        "length of a name",
+        |image| entry(image, b"inner") + 6,
+        &[0xff, 0xff],
+        "`a`: its listing is longer than its directory says",
+    ),
+    ("empty metadata block", |image| u64_at(image, 64), &[0, 0x80], "is empty or longer than 8 KiB"),
+    ("long metadata block", |image| u64_at(image, 64), &[1, 0xa0], "is empty or longer than 8 KiB"),
+    ("no such xattrs", |image| inode(image, 5), &[10, 0], "`link`: set of xattrs"),
+];
+
 #[test]
 fn what_the_format_does_not_allow_is_refused() {
-    type Place = fn(&[u8]) -> usize;
-    for (what, place, bytes, expected) in [
-        ("magic", (|_| 0) as Place, &b"sqsh"[..], "it is no squashfs 4.0 image"),
-        ("version", |_| 28, &[3, 0], "it is no squashfs 4.0 image"),
-        ("huge count of inodes", |_| 4, &[0xff; 4], "the image has more entries than the 100 allowed"),
-        ("no inodes", |_| 4, &[0; 4], "its superblock announces no inodes"),
-        ("block size", |_| 12, &[1, 0x10, 0, 0], "its superblock has a block size that is no power of two"),
-        ("small block size", |_| 12, &[0, 8, 0, 0], "its superblock has a block size that is not allowed"),
-        ("block log", |_| 22, &[13, 0], "its superblock has two different block sizes"),
-        ("no owners", |_| 26, &[0, 0], "its superblock announces no owners"),
-        ("length", |_| 40, &[0xff; 8], "its superblock announces more bytes than there are"),
-        ("inodes outside", |_| 64, &[0xff; 8], "its superblock has a table outside the image"),
-        (
-            "inodes in the superblock",
-            |_| 64,
-            &[9, 0, 0, 0, 0, 0, 0, 0],
-            "its superblock has a table outside the image",
-        ),
-        ("many owners", |_| 26, &[0xff, 0xff], "the metadata block at byte"),
-        (
-            "root beyond a block",
-            |_| 32,
-            &[0xff, 0xff],
-            "the metadata block at byte 0 is referred to beyond its end",
-        ),
-        ("root is a file", |image| inode(image, 1), &[6, 0], "inode 1 is the root and no directory"),
-        ("unknown type", |image| inode(image, 5), &[15, 0], "`link`: inode 5 is of an unknown type"),
-        (
-            "mode",
-            |image| inode(image, 5) + 2,
-            &[0, 0x10],
-            "`link`: inode 5 has a mode of more than permission bits",
-        ),
-        (
-            "owner out of range",
-            |image| inode(image, 4) + 4,
-            &[9, 0],
-            "`big`: owner 9 is wanted, but there are 1",
-        ),
-        (
-            "inode number 0",
-            |image| inode(image, 5) + 12,
-            &[0; 4],
-            "`link`: inode 0 has a number that the superblock does not allow",
-        ),
-        (
-            "inode number too large",
-            |image| inode(image, 5) + 12,
-            &[7, 0, 0, 0],
-            "`link`: inode 7 has a number that the superblock does not allow",
-        ),
-        (
-            "another inode number",
-            |image| inode(image, 5) + 12,
-            &[4, 0, 0, 0],
-            "`link`: inode 4 is not what its directory says",
-        ),
-        (
-            "long target",
-            |image| inode(image, 5) + 20,
-            &[0, 0, 0, 0x80],
-            "`link`: inode 5 has a target that is empty or too long",
-        ),
-        (
-            "empty target",
-            |image| inode(image, 5) + 20,
-            &[0; 4],
-            "`link`: inode 5 has a target that is empty or too long",
-        ),
-        (
-            "NUL in a target",
-            |image| inode(image, 5) + 24,
-            &[0],
-            "`link`: inode 5 has a target with a NUL in it",
-        ),
-        (
-            "fragment out of range",
-            |image| inode(image, 4) + 20,
-            &[7, 0, 0, 0],
-            "`big`: fragment 7 is wanted, but there are 1",
-        ),
-        (
-            "offset in a fragment",
-            |image| inode(image, 4) + 24,
-            &[0xff, 0xff, 0, 0],
-            "byte of a fragment block 65535 is wanted, but there are",
-        ),
-        (
-            "huge file",
-            |image| inode(image, 4) + 28,
-            &[0xff; 4],
-            "`big`: the image has more than the 1048576 bytes allowed in files and fragments",
-        ),
-        (
-            "data in the superblock",
-            |image| inode(image, 4) + 16,
-            &[4, 0, 0, 0],
-            "the data block at byte 4 is in the superblock",
-        ),
-        (
-            "data outside",
-            |image| inode(image, 4) + 16,
-            &[0xff; 4],
-            "4096 bytes are wanted at byte 4294967295, but it has",
-        ),
-        (
-            "large block",
-            |image| inode(image, 4) + 32,
-            &[1, 0x10, 0, 1],
-            "the data block at byte 96 is empty or stored in more bytes than it has",
-        ),
-        (
-            "size of a block",
-            |image| inode(image, 4) + 32,
-            &[0xff; 4],
-            "is empty or stored in more bytes than it has",
-        ),
-        ("short block", |image| inode(image, 4) + 32, &[1, 0, 0, 1], "is shorter than its file says"),
-        ("not compressed", |image| inode(image, 4) + 32, &[0, 0x10, 0, 0], "cannot be decompressed"),
-        (
-            "long listing",
-            |image| inode(image, 2) + 24,
-            &[0xff, 0xff],
-            "`a`: its listing is not sorted or has a name twice",
-        ),
-        (
-            "short listing",
-            |image| inode(image, 2) + 24,
-            &[20, 0],
-            "`a`: its listing is longer than its directory says",
-        ),
-        (
-            "run of entries",
-            |image| entry(image, b"inner") - 12,
-            &[0, 1, 0, 0],
-            "`a`: its listing has a header for more than 256 entries",
-        ),
-        (
-            "huge run of entries",
-            |image| entry(image, b"inner") - 12,
-            &[0xff; 4],
-            "`a`: its listing has a header for more than 256 entries",
-        ),
-        (
-            "type in a listing",
-            |image| entry(image, b"link") + 4,
-            &[2, 0],
-            "`link`: inode 5 is not what its directory says",
-        ),
-        ("place in a listing", |image| entry(image, b"link"), &[0xff, 0xff], "is referred to beyond its end"),
-        (
-            "order of names",
-            |image| entry(image, b"link") + 8,
-            &[b'a'; 4],
-            "its listing is not sorted or has a name twice",
-        ),
-        (
-            "slash in a name",
-            |image| entry(image, b"inner") + 8,
-            b"/",
-            "`a`: its listing has a name that is `.`, `..` or has a slash in it",
-        ),
-        (
-            "NUL in a name",
-            |image| entry(image, b"inner") + 8,
-            b"\0",
-            "`a/\\x00nner`: its name has control characters",
-        ),
-        (
-            "length of a name",
-            |image| entry(image, b"inner") + 6,
-            &[0xff, 0xff],
-            "`a`: its listing is longer than its directory says",
-        ),
-        ("empty metadata block", |image| u64_at(image, 64), &[0, 0x80], "is empty or longer than 8 KiB"),
-        ("long metadata block", |image| u64_at(image, 64), &[1, 0xa0], "is empty or longer than 8 KiB"),
-        ("no such xattrs", |image| inode(image, 5), &[10, 0], "`link`: set of xattrs"),
-    ] {
+    for (what, place, bytes, expected) in BROKEN {
         let mut image = image();
         let at = place(&image);
         image[at..at + bytes.len()].copy_from_slice(bytes);
-        let found = contents(&image);
-        let error = found.expect_err(what);
+        let error = contents(&image).expect_err(what);
         assert!(error.contains(expected), "{what}: {error}");
     }
 }
