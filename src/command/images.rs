@@ -142,9 +142,9 @@ pub fn unpack(arguments: &cli::Unpack) -> Result<(), Error> {
     let failed = |source| Error::Write { path: directory.clone(), source };
     refuse_filled(directory).map_err(failed)?;
     let scratch = Scratch::beside(directory)?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.0.join("store"))?;
+    let workshop = Workshop::open(&arguments.machine, &scratch.path().join("store"))?;
     let layer = workshop.layer(&arguments.image)?;
-    let staged = scratch.0.join("tree");
+    let staged = scratch.path().join("tree");
     fs::create_dir(&staged).map_err(failed)?;
     let image = || arguments.image.to_string();
     unpack::unpack(&layer, layer.open()?, &staged)
@@ -152,8 +152,8 @@ pub fn unpack(arguments: &cli::Unpack) -> Result<(), Error> {
     // Takes the place of an empty directory only.
     fs::rename(&staged, directory).map_err(failed)?;
     let record = layer.record();
-    println!("{}: {} {}", directory.display(), record.name, Escaped::new(&record.version));
-    Ok(())
+    let version = Escaped::new(&record.version);
+    super::print(format_args!("{}: {} {version}", directory.display(), record.name))
 }
 
 /// Fails where something is in the way, before anything is fetched.

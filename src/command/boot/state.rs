@@ -67,7 +67,9 @@ impl Boot {
         let Err(error) = mount("rw") else { return Ok(()) };
         // What is complete there can boot; nothing new can be made.
         log::warn!("the state volume is used read-only: {}", kmsg::chain(&error));
-        mount("ro").map_err(|error| failed(error.into()))
+        // A journal cannot be replayed there; what was not finished then fails
+        // its digest instead.
+        mount("ro").or_else(|_| mount("ro,norecovery")).map_err(|error| failed(error.into()))
     }
 }
 
