@@ -4,10 +4,12 @@
 
 mod boot;
 mod image;
+mod reader;
 mod stack;
 
 pub use boot::{block, command_line, dhcp, network_request, uevent};
 pub use image::{config, constraint, decompress, document, image_config, manifest, reference, tar};
+pub use reader::squashfs_reader;
 pub use stack::{flatten, squashfs};
 
 /// What runs with one input.
@@ -15,11 +17,12 @@ pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
 #[allow(dead_code)]
-pub const ALL: [(&str, Target); 15] = [
+pub const ALL: [(&str, Target); 16] = [
     ("tar", tar),
     ("decompress", decompress),
     ("flatten", flatten),
     ("squashfs", squashfs),
+    ("squashfs_reader", squashfs_reader),
     ("document", document),
     ("image_config", image_config),
     ("config", config),

@@ -1,0 +1,42 @@
+//! Raw squashfs images, read to the last byte of their last file.
+
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use plywood::layer::rules::Permission;
+use plywood::layer::squashfs::FileId;
+use plywood::layer::squashfs::reader::{Limits, Reader};
+
+use super::assert_printable;
+
+/// Bytes in place of a file.
+struct Image<'a>(&'a [u8]);
+
+impl FileExt for Image<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        (&self.0[from..]).read(buffer)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub fn squashfs_reader(data: &[u8]) {
+    let limits = Limits { entries: 1000, names: 64 * 1024, bytes: 1 << 20 };
+    let read = || {
+        let mut reader = Reader::open(Image(data), 0..data.len() as u64, limits)?;
+        let tree = reader.tree(Permission::Refuse)?;
+        for number in 0..limits.entries {
+            let Some(content) = reader.content(&tree, FileId::new(number))? else { break };
+            let mut left = content.take(limits.bytes);
+            // What cannot be read is an error like any other.
+            let _ = io::copy(&mut left, &mut io::sink());
+        }
+        Ok::<_, plywood::layer::squashfs::reader::ReadError>(())
+    };
+    if let Err(error) = read() {
+        assert_printable(&error.to_string());
+    }
+}
