@@ -55,4 +55,4 @@ pub const ANOTHER_ATTEMPT: &str = "plywood: the * generation: ";
 pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
 pub const A_FAILURE: &str = "plywood: the configured extensions:";
 pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
-pub const SKIPPED: &str = "plywood: *skip*";
+pub const SKIPPED: &str = "plywood: skipping oci:/extensions/altered: *digest sha256:";
