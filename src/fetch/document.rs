@@ -189,9 +189,7 @@ impl Parts {
         match self {
             Self::Squashfs(blob) => Some(taken_for("squashfs", blob)),
             Self::Changesets(changesets) => match changesets.as_slice() {
-                [Described { blob, diff_id: None, compression }] => {
-                    Some(taken_for(&format!("{compression:?}"), blob))
-                }
+                [Described { blob, diff_id: None, compression }] => Some(taken_for(compression.name(), blob)),
                 _ => {
                     let diff_ids = changesets.iter().map(|changeset| changeset.diff_id);
                     chain_id(&diff_ids.collect::<Option<Vec<_>>>()?)

@@ -50,6 +50,17 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// The word for it, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// Reads a media type; parameters after `;` do not count.
 pub fn kind(media_type: &str) -> Kind {
     match media_type.split(';').next().unwrap_or_default().trim() {
