@@ -249,3 +249,15 @@ fn a_layer_takes_the_place_of_a_regular_file_only() {
         assert_eq!(names(&places), ["directory", "fifo", "file"]);
     }
 }
+
+#[test]
+fn a_fifo_in_place_of_an_image_is_refused_at_once() {
+    let directory = TempDir::new().unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, directory.path().join("fifo"), fifo, 0o600.into(), 0).unwrap();
+    for transport in ["oci-archive", "docker-archive", "squashfs"] {
+        let output = plywood(directory.path(), &["pack", &format!("{transport}:fifo"), "-o", "out"]);
+        assert_eq!(output.status.code(), Some(1), "{transport}");
+        assert!(stderr(&output).contains("it is not a regular file"), "{}", stderr(&output));
+    }
+}

@@ -17,7 +17,7 @@ use super::layout::Files;
 use crate::limits::Bound;
 use crate::oci::Digest;
 use crate::oci::manifest::MAX_DOCUMENT;
-use crate::store::Blob;
+use crate::store::{Blob, open_regular};
 use crate::text::Escaped;
 
 const BLOCK: u64 = 512;
@@ -64,11 +64,8 @@ pub(super) struct Archive {
 impl Archive {
     pub(super) fn open(path: &Path) -> Result<Self, Cause> {
         let failed = |source| Cause::Read { path: path.into(), source };
-        let file = File::open(path).map_err(failed)?;
+        let file = open_regular(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
-        }
         let reader = Reader { file: &file, size: metadata.len(), position: 0 };
         match reader.index() {
             Ok(entries) => Ok(Self { path: path.into(), file, entries }),

@@ -6,7 +6,6 @@
 //! depends on the image config and the changesets' bytes alone, so the same
 //! content always has the same digest.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -20,7 +19,7 @@ use super::layout::{Files, listed};
 use super::synthetic;
 use crate::oci::manifest::LAYER_GZIP;
 use crate::oci::{Algorithm, Descriptor, Hasher};
-use crate::store::Blob;
+use crate::store::{Blob, open_regular};
 
 /// A plain tar.
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -94,7 +93,7 @@ impl Saved {
 fn describe(archive: &Archive, name: &str) -> Result<Descriptor, Cause> {
     let (offset, size) = archive.find(name)?;
     let failed = |source| Cause::Read { path: archive.path().into(), source };
-    let mut file = File::open(archive.path()).map_err(failed)?;
+    let mut file = open_regular(archive.path()).map_err(failed)?;
     io::Seek::seek(&mut file, io::SeekFrom::Start(offset)).map_err(failed)?;
     let mut content = file.take(size);
     let mut hasher = Hasher::new(Algorithm::Sha256);

@@ -5,15 +5,13 @@
 //! digest is of all bytes, and whoever uses the file checks it once more.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::document::{Chosen, Parts};
 use super::error::Cause;
 use crate::oci::{Descriptor, HashingWriter};
-use crate::store::Blob;
+use crate::store::{Blob, open_regular};
 
 /// What the file is called where a media type is asked for.
 const MEDIA_TYPE: &str = "application/vnd.squashfs";
@@ -33,11 +31,7 @@ pub(super) fn locate(path: &Path, wanted: &[&Descriptor]) -> Vec<Blob> {
 }
 
 fn hash(path: &Path) -> io::Result<(crate::oci::Digest, u64)> {
-    // A FIFO in the file's place must not make us wait for a writer.
-    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
+    let mut file = open_regular(path)?;
     let mut hashing = HashingWriter::new(io::sink());
     io::copy(&mut file, &mut hashing)?;
     let (_, digest, size) = hashing.finish();

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Take, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Store;
@@ -50,7 +51,7 @@ impl Blob {
     /// have the blob's size and digest, so nothing read from it may be used
     /// before the end was reached.
     pub fn open(&self) -> io::Result<VerifyingReader<Take<File>>> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open_regular(&self.path)?;
         file.seek(SeekFrom::Start(self.offset))?;
         Ok(VerifyingReader::new(file.take(self.size), self.digest, Some(self.size)))
     }
@@ -58,7 +59,7 @@ impl Blob {
     /// Opens the content to read it at any place: the file, and where in it
     /// the content is. All of it was checked through this descriptor.
     pub fn open_checked(&self) -> io::Result<(File, Range<u64>)> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open_regular(&self.path)?;
         file.seek(SeekFrom::Start(self.offset))?;
         VerifyingReader::new((&file).take(self.size), self.digest, Some(self.size)).drain()?;
         Ok((file, self.offset..self.offset.saturating_add(self.size)))
@@ -73,6 +74,16 @@ impl Blob {
             Err(source) => Err(BlobError::Read { digest: self.digest, source }),
         }
     }
+}
+
+/// Opens a file that others have placed, for reading. A FIFO in its place
+/// would have whoever opens it wait for a writer, for ever.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
 }
 
 impl Store {

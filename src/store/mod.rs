@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use blob::{Blob, BlobError};
+pub use blob::{Blob, BlobError, open_regular};
 pub use generation::{Draft, Generation, GenerationError, GenerationRecord, LayerEntry, Origin, Skipped};
 pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of};
 
