@@ -75,9 +75,9 @@ pub(super) fn locate(store: &Store, wanted: &[&Descriptor]) -> Result<Vec<Blob>,
 
 /// Writes everything below `directory` as a tar: parents first, names in byte
 /// order, owner 0:0, `mtime` (seconds since 1970) on every entry. Group write
-/// permission is dropped, because it follows the umask of whoever checked the
-/// files out; everything else is left for the rules to judge, except names of
-/// whiteouts: the rules would see only what is missing.
+/// permission is dropped from ordinary modes, because it follows the umask of
+/// whoever checked the files out; everything else is left for the rules to
+/// judge, except names of whiteouts: the rules would see only what is missing.
 pub fn write_tar(directory: &Path, mtime: u32, out: &mut dyn Write) -> Result<(), DirectoryError> {
     // Not recursive: depth is the author's choice, the stack is not.
     let mut pending = vec![PathBuf::new()];
@@ -199,7 +199,7 @@ impl Header<'_> {
     fn block(&self, name: &[u8], target: &[u8], typeflag: u8, size: u64) -> [u8; BLOCK] {
         let mut block = [0; BLOCK];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-        let mode = self.attributes.metadata.mode() & 0o7777 & !0o020;
+        let mode = mode(self.attributes.metadata.mode());
         put(0, &name[..name.len().min(100)]);
         put(100, format!("{mode:07o}\0").as_bytes());
         put(108, b"0000000\0");
@@ -214,6 +214,14 @@ impl Header<'_> {
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         block
     }
+}
+
+/// Permission bits without group write, unless the rules will have to tell of
+/// the mode: then it is shown as it is on disk.
+fn mode(on_disk: u32) -> u32 {
+    const JUDGED: u32 = 0o6002;
+    let mode = on_disk & 0o7777;
+    if mode & JUDGED == 0 { mode & !0o020 } else { mode }
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
@@ -280,6 +288,23 @@ mod tests {
             Command::new("diff").args(["-r", "--no-dereference"]).arg(directory.path()).arg(&out).status();
         assert!(diff.unwrap().success());
         assert_eq!(fs::metadata(out.join("rootfs/run")).unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn a_mode_that_the_rules_refuse_is_packed_as_it_is() {
+        for (on_disk, packed) in [
+            (0o100_644, 0o644),
+            (0o100_664, 0o644),
+            (0o040_775, 0o755),
+            (0o041_775, 0o1755),
+            (0o040_777, 0o777),
+            (0o041_777, 0o1777),
+            (0o100_666, 0o666),
+            (0o104_775, 0o4775),
+            (0o102_775, 0o2775),
+        ] {
+            assert_eq!(mode(on_disk), packed, "{on_disk:o}");
+        }
     }
 
     #[test]
