@@ -53,6 +53,31 @@ fn a_signal_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_a_killed_pull_left_goes_with_the_next_command() {
+    let nothing: &[&str] = &["apply", "-f", "nothing.yaml", "--state", "state"];
+    for next in [&["pull", "dir:small", "--state", "state"], nothing] {
+        let home = extension();
+        fs::create_dir_all(home.path().join("small/rootfs/usr/local")).unwrap();
+        fs::copy(home.path().join("e/manifest.yaml"), home.path().join("small/manifest.yaml")).unwrap();
+        fs::write(home.path().join("nothing.yaml"), "version: v1alpha1\n").unwrap();
+        File::create(home.path().join("e/rootfs/usr/local/big")).unwrap().set_len(64 << 30).unwrap();
+        let mut running = plywood(home.path(), &["pull", "dir:e", "--state", "state"]).spawn().unwrap();
+        let staging = home.path().join("state/staging");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !fs::read_dir(&staging).is_ok_and(|mut names| names.next().is_some()) {
+            assert!(Instant::now() < deadline, "{next:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert_eq!(names(&staging).len(), 1, "{next:?}");
+        let output = plywood(home.path(), next).output().unwrap();
+        assert!(output.status.success(), "{next:?}: {output:?}");
+        assert_eq!(names(&staging), [] as [&str; 0], "{next:?}");
+    }
+}
+
+#[test]
 fn what_a_killed_process_left_is_in_nobodys_way() {
     let home = extension();
     let script = format!("mkdir .plywood-$$-0 && exec {PLYWOOD} pack dir:e -o e.sqsh");
