@@ -34,6 +34,8 @@ pub enum ArchiveError {
     Compressed(&'static str),
     #[error("the tar header at byte {offset} {problem}")]
     Header { offset: u64, problem: &'static str },
+    #[error("the tar has bytes other than zero after its end, at byte {offset}")]
+    AfterEnd { offset: u64 },
     #[error("the tar lists `{}` twice", Escaped::new(.0))]
     Duplicate(Vec<u8>),
     #[error("the tar has more than {MAX_ENTRIES} entries")]
@@ -195,17 +197,34 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The next header; nothing at the end of the archive.
-    fn header(&self) -> Result<Option<Header>, ArchiveError> {
+    /// The next header; nothing at the end of the archive, behind which only
+    /// zeros may be.
+    fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
         if self.position >= self.size {
             return Ok(None);
         }
         let header = Header { bytes: self.bytes(self.position, BLOCK)?, offset: self.position };
         if header.bytes.iter().all(|byte| *byte == 0) {
-            return Ok(None);
+            return self.zeros().map(|()| None);
         }
         header.check()?;
         Ok(Some(header))
+    }
+
+    /// Reads to the end of the file.
+    fn zeros(&mut self) -> Result<(), ArchiveError> {
+        let mut chunk = [0; 16 * 1024];
+        while self.position < self.size {
+            let count = self.file.read_at(&mut chunk, self.position).map_err(ArchiveError::Read)?;
+            if let Some(offset) = chunk[..count].iter().position(|byte| *byte != 0) {
+                return Err(ArchiveError::AfterEnd { offset: self.position + offset as u64 });
+            }
+            if count == 0 {
+                return Err(self.refuse("is cut off"));
+            }
+            self.position += count as u64;
+        }
+        Ok(())
     }
 
     /// Reads an extension header and moves on to what follows it.

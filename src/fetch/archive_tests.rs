@@ -78,6 +78,8 @@ fn files_are_found_in_place_whatever_the_tar_format() {
         ),
         ("the second", vec![entry("first", b'0', &[7; 600]), file("name")], "name"),
         ("zeros at the end", vec![file("name"), end], "name"),
+        ("one block at the end", vec![file("name"), vec![0; 512]], "name"),
+        ("many zeros at the end", vec![file("name"), vec![0; 10_240 * 7 + 100]], "name"),
         ("no padding", vec![file("name")[..516].to_vec()], "name"),
     ] {
         let archive = open(&parts.concat()).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -100,6 +102,9 @@ fn what_readers_could_differ_on_is_refused() {
         (file("a")[..514].to_vec(), "announces more than the file holds"),
         (file("a")[..300].to_vec(), "is cut off"),
         ([file("a"), vec![1; 512]].concat(), "has no checksum"),
+        ([file("a"), vec![0; 1024], file("b")].concat(), "other than zero after its end, at byte 2048"),
+        ([file("a"), vec![0; 512], file("b")].concat(), "other than zero after its end, at byte 1536"),
+        ([file("a"), vec![0; 20_000], vec![1]].concat(), "other than zero after its end, at byte 21024"),
         (
             {
                 let mut bytes = file("a");
