@@ -42,6 +42,8 @@ pub enum Cause {
     NoEndpoint,
     #[error("document {digest} is of no use")]
     Document { digest: Digest, source: DocumentError },
+    #[error("`{}` is of no use", Escaped::new(.file))]
+    LayoutDocument { file: String, source: DocumentError },
     #[error("image config {digest} is of no use")]
     ImageConfig { digest: Digest, source: ImageConfigError },
     #[error("document {digest} is not what its descriptor says")]
@@ -66,6 +68,8 @@ pub enum Cause {
     NoSuchName { name: String, has: String },
     #[error("it has several images, name one of {has}")]
     Ambiguous { has: String },
+    #[error("blob {digest} has {actual} bytes, its descriptor says {expected}")]
+    BlobSize { digest: Digest, expected: u64, actual: u64 },
     #[error("blob {digest} has {actual} bytes in place of the {expected} that were found before")]
     Changed { digest: Digest, expected: u64, actual: u64 },
     #[error("changeset {number} is not what its descriptor says")]

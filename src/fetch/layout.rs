@@ -23,6 +23,8 @@ use crate::text::Escaped;
 
 /// The annotation that names an image of a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The index that everything in a layout hangs on.
+const TOP: &str = "index.json";
 /// `openat2` returns EAGAIN when anything on the system is renamed meanwhile;
 /// a few tries suffice.
 const RESOLVE_ATTEMPTS: u32 = 16;
@@ -38,12 +40,10 @@ pub(super) trait Files {
 /// Resolves the image called `name`, or the only one.
 pub(super) fn resolve(files: &dyn Files, name: Option<&str>, selection: &Selection) -> Result<Chosen, Cause> {
     check_version(&files.read("oci-layout")?)?;
-    let bytes = files.read("index.json")?;
-    let digest = Digest::sha256(&bytes);
-    let failed = |source| Cause::Document { digest, source };
-    let index = match Document::parse(&bytes, INDEX).map_err(failed)? {
+    let failed = |source| Cause::LayoutDocument { file: TOP.into(), source };
+    let index = match Document::parse(&files.read(TOP)?, INDEX).map_err(failed)? {
         Document::Index(index) => index,
-        Document::Manifest(_) => return Err(broken("index.json", "is not an index")),
+        Document::Manifest(_) => return Err(broken(TOP, "is not an index")),
     };
     let top = candidate(&index, name, &selection.platform)?;
     document::choose(&Layout(files), selection, top)
@@ -88,7 +88,7 @@ fn candidate(index: &Index, name: Option<&str>, platform: &Platform) -> Result<D
     match (candidates.as_slice(), name) {
         ([only], _) => Ok((*only).clone()),
         ([], Some(name)) => Err(Cause::NoSuchName { name: name.into(), has: names(index) }),
-        ([], None) => Err(broken("index.json", "lists no images")),
+        ([], None) => Err(broken(TOP, "lists no images")),
         _ => Err(Cause::Ambiguous { has: names(index) }),
     }
 }
@@ -124,7 +124,7 @@ impl Layout<'_> {
         let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
         let blob = self.0.blob(&name, digest)?;
         if blob.size() != wanted.size {
-            return Err(Cause::Changed { digest, expected: wanted.size, actual: blob.size() });
+            return Err(Cause::BlobSize { digest, expected: wanted.size, actual: blob.size() });
         }
         Ok(blob)
     }

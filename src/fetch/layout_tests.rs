@@ -160,6 +160,9 @@ fn a_broken_layout_is_refused() {
     };
     let mut changeset = good();
     changeset.files.insert(format!("blobs/sha256/{}", Digest::sha256(b"amd64").hex()), b"amd46".to_vec());
+    let mut longer = good();
+    let layer = format!("blobs/sha256/{}", Digest::sha256(b"amd64").hex());
+    longer.files.insert(layer, b"amd64x".to_vec());
     let mut two = good();
     two.add("arm64", Some("v2\x1b"));
     let mut artifact = Built::new();
@@ -177,7 +180,7 @@ fn a_broken_layout_is_refused() {
     for (built, name, error) in [
         (file("oci-layout", b"{}"), None, "`oci-layout` names no layout version"),
         (file("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#), None, "other than 1.0.0"),
-        (file("index.json", b"<html>"), None, "not valid JSON"),
+        (file("index.json", b"<html>"), None, "`index.json` is of no use: it is not valid JSON"),
         (file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#), None, "lists no images"),
         (good(), Some("v3"), "it has no image `v3`; it has v1"),
         (two.clone(), None, r"it has several images, name one of v1, v2\x1b"),
@@ -186,6 +189,7 @@ fn a_broken_layout_is_refused() {
         (corrupt(|bytes| bytes.push(b' ')), None, "is longer than"),
         (corrupt(|bytes| bytes.truncate(9)), None, "ends after"),
         (changeset, None, "cannot read blob"),
+        (longer, None, "has 6 bytes, its descriptor says 5"),
         (artifact, None, "its config is of the type `application/vnd.oci.empty.v1+json`"),
         (odd, None, "its config is of the type `application/x-odd`"),
         (huge, None, "the limit is 4194304"),
