@@ -77,7 +77,7 @@ fn read_directory(path: &Path, writer: &mut Writer, bytes: &mut u64) -> Result<D
             gid: metadata.gid(),
             mtime: metadata.mtime() as u32,
         };
-        directory.insert(name.into_vec(), Node { attributes, changeset: 0, xattrs: None, content });
+        directory.insert(name.into_vec(), Node { attributes, changeset: None, xattrs: None, content });
     }
     Ok(directory)
 }

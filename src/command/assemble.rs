@@ -19,7 +19,6 @@ use crate::layer::{self, Recipe, Unfit};
 use crate::oci::{Digest, ImageSource};
 use crate::plan::{Action, Inventory, Plan, Step};
 use crate::store::{Draft, Generation, Layer, LayerEntry, Lock, Origin, Skipped, Store};
-use crate::text::Escaped;
 
 /// What a generation is assembled from.
 pub struct Assembly<'a> {
@@ -132,13 +131,12 @@ impl Assembly<'_> {
         let resolved = fetcher.resolve(&step.source)?;
         let layer = obtain_layer(&fetcher, resolved.clone(), self.store, self.recipe)?;
         log::info!(
-            "{:03} {}: layer {} of {} bytes, {} {}",
+            "{:03} {}: layer {} of {} bytes, {}",
             step.number,
             step.source,
             layer.key(),
             layer.record().size,
-            layer.record().name,
-            Escaped::new(&layer.record().version),
+            layer.record().title(),
         );
         Ok((*resolved.digest(), layer))
     }

@@ -114,10 +114,9 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     layer.export(&arguments.output)?;
     let record = layer.record();
     super::print(format_args!(
-        "{}: {} {}, {} inodes, {}, {}",
+        "{}: {}, {} inodes, {}, {}",
         arguments.output.display(),
-        record.name,
-        Escaped::new(&record.version),
+        record.title(),
         record.inodes,
         list::size(record.size),
         record.digest,
@@ -151,9 +150,7 @@ pub fn unpack(arguments: &cli::Unpack) -> Result<(), Error> {
         .map_err(|source| Error::Unpack { image: image(), source })?;
     // Takes the place of an empty directory only.
     fs::rename(&staged, directory).map_err(failed)?;
-    let record = layer.record();
-    let version = Escaped::new(&record.version);
-    super::print(format_args!("{}: {} {version}", directory.display(), record.name))
+    super::print(format_args!("{}: {}", directory.display(), layer.record().title()))
 }
 
 /// Fails where something is in the way, before anything is fetched.
@@ -213,7 +210,7 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
     let workshop = Workshop::open(&arguments.machine, scratch.path())?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
-    let mut text = format!("{image}: {} {} is valid", record.name, Escaped::new(&record.version));
+    let mut text = format!("{image}: {} is valid", record.title());
     let states_compatibility =
         layer::manifest_of(&layer).is_ok_and(|m| !m.metadata().compatibility.is_empty());
     if !states_compatibility {
@@ -338,8 +335,7 @@ pub fn build(arguments: &cli::Build) -> Result<(), Error> {
         ],
     };
     let digest = write_image(&arguments.directory, layout, &options)?;
-    let version = Escaped::new(&metadata.version);
-    super::print(format_args!("{}: {} {version}, {digest}", arguments.output, metadata.name))
+    super::print(format_args!("{}: {}, {digest}", arguments.output, layer.record().title()))
 }
 
 /// `SOURCE_DATE_EPOCH` (reproducible-builds.org), else 1970.

@@ -64,7 +64,7 @@ mod tests {
     use crate::layer::tree::{Attributes, Node};
 
     fn node(content: Content) -> Node {
-        Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: 0, xattrs: None, content }
+        Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: None, xattrs: None, content }
     }
 
     /// A tree with a symlink at each path, or a directory where a path ends

@@ -31,8 +31,8 @@ pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub attributes: Attributes,
-    /// The changeset it came from, 0 for the lowest.
-    pub changeset: u16,
+    /// The changeset it came from, 0 for the lowest. A squashfs has none.
+    pub changeset: Option<u16>,
     /// `None` is the common case and costs a pointer.
     pub xattrs: Option<Box<Xattrs>>,
     pub content: Content,
@@ -213,7 +213,7 @@ mod tests {
 
     fn node(mtime: u32) -> Node {
         let attributes = Attributes { mtime, ..Attributes::IMPLIED_DIRECTORY };
-        Node { attributes, changeset: 0, xattrs: None, content: Content::Fifo }
+        Node { attributes, changeset: None, xattrs: None, content: Content::Fifo }
     }
 
     fn listing(directory: &Directory) -> Vec<(&[u8], u32)> {

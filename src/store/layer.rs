@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lock, Staged, Store, read_json, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
+use crate::text::Escaped;
 
 /// Version of [`LayerRecord`]; a record of another version is not read.
 const RECORD_FORMAT: u32 = 1;
@@ -58,6 +59,16 @@ pub struct LayerRecord {
     /// The kernel that its modules are for, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_release: Option<String>,
+}
+
+impl LayerRecord {
+    /// Name and version, as messages show them. A sysext may have no version.
+    pub fn title(&self) -> String {
+        match self.version.as_str() {
+            "" => self.name.clone(),
+            version => format!("{} {}", self.name, Escaped::new(version)),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -97,7 +97,7 @@ fn add(tree: &Tree, writer: &mut Writer) -> Directory {
 }
 
 pub fn node(attributes: Attributes, xattrs: &Xattrs, content: Content) -> Node {
-    Node { attributes, changeset: 0, xattrs: Some(Box::new(xattrs.clone())), content }
+    Node { attributes, changeset: None, xattrs: Some(Box::new(xattrs.clone())), content }
 }
 
 /// Makes `tree` on disk, with the modes and times of files and directories.

@@ -129,7 +129,7 @@ fn listed(directory: &Directory, above: &str, list: &mut Model) {
             other => panic!("{other:?} at {path}"),
         };
         let implied = node.attributes.mode == 0o755 && deed == Deed::Directory;
-        list.insert(path, (deed, (!implied).then_some(node.changeset.into())));
+        list.insert(path, (deed, node.changeset.filter(|_| !implied).map(usize::from)));
     }
 }
 

@@ -107,7 +107,8 @@ impl Changeset {
                     }
                 }
                 _ if record.content == Recorded::Implied => {
-                    let (path, lower, upper) = (path.to_vec(), below.changeset, self.number);
+                    let (path, upper) = (path.to_vec(), self.number);
+                    let lower = below.changeset.unwrap_or_default();
                     return Err(FlattenError::Parent { path, lower, upper });
                 }
                 _ => {}
@@ -128,7 +129,7 @@ impl Changeset {
             Recorded::Fifo => Content::Fifo,
         };
         let xattrs = self.index.records.take_xattrs(record);
-        Node { attributes: record.attributes, changeset: self.number, xattrs, content }
+        Node { attributes: record.attributes, changeset: Some(self.number), xattrs, content }
     }
 
     fn modules(&self) -> impl Iterator<Item = (FileId, ElfMachine)> {
@@ -157,7 +158,7 @@ impl Changeset {
             else {
                 continue;
             };
-            let file = Node { changeset: self.number, ..file.clone() };
+            let file = Node { changeset: Some(self.number), ..file.clone() };
             if let Some(link) = root.walk_mut(components(&records.path(record))) {
                 *link = file;
             }

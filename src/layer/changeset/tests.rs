@@ -35,7 +35,8 @@ fn list(directory: &Directory, prefix: &str, contents: &[Vec<u8>], lines: &mut V
             Content::Device => "device".into(),
             Content::Fifo => "fifo".into(),
         };
-        lines.push(format!("{path} {:o} {} {content}", node.attributes.mode, node.changeset));
+        let changeset = node.changeset.unwrap();
+        lines.push(format!("{path} {:o} {changeset} {content}", node.attributes.mode));
         if let Some(children) = node.children() {
             list(children, &format!("{path}/"), contents, lines);
         }

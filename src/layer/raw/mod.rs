@@ -94,7 +94,7 @@ pub fn read(blob: &Blob, terms: &Terms, store: &mut StoreFile<'_>) -> Result<Ext
 
 fn directory(children: Directory) -> Node {
     let content = Content::Directory(children);
-    Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: 0, xattrs: None, content }
+    Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: None, xattrs: None, content }
 }
 
 /// The contents of a squashfs on their way.
@@ -118,7 +118,7 @@ impl Contents<'_, '_> {
         let manifest = Node {
             attributes: Attributes { mode: 0o644, ..Attributes::IMPLIED_DIRECTORY },
             content: manifest,
-            changeset: 0,
+            changeset: None,
             xattrs: None,
         };
         let root = Directory::from([(MANIFEST.into(), manifest), (ROOTFS.into(), rootfs)]);

@@ -150,7 +150,7 @@ fn check_top_level(image: &ImageTree, found: &mut Violations) {
             (b"rootfs", _) => continue,
             _ => Rule::Unexpected,
         };
-        found.add(name, rule, Some(node.changeset));
+        found.add(name, rule, node.changeset);
     }
     for name in ["manifest.yaml", "rootfs"] {
         if image.root.get(name.as_bytes()).is_none() {
@@ -166,7 +166,7 @@ fn check_release(rootfs: &Node, host: &RulesHost, found: &mut Violations) {
     for (name, node) in releases {
         if node.children().is_some() && **name != *expected.as_bytes() {
             let path = [b"rootfs/usr/lib/modules/", &**name].concat();
-            found.add(&path, Rule::ModuleRelease { expected: expected.clone() }, Some(node.changeset));
+            found.add(&path, Rule::ModuleRelease { expected: expected.clone() }, node.changeset);
         }
     }
 }

@@ -35,7 +35,11 @@ pub(super) fn relocate(rootfs: &mut Directory, found: &mut Violations) {
 
 /// The children of a directory, made first if it is missing. `None` if it,
 /// or a parent, is something else.
-fn make_directory<'a>(root: &'a mut Directory, path: &str, changeset: u16) -> Option<&'a mut Directory> {
+fn make_directory<'a>(
+    root: &'a mut Directory,
+    path: &str,
+    changeset: Option<u16>,
+) -> Option<&'a mut Directory> {
     components(path.as_bytes()).try_fold(root, |directory, name| {
         if directory.get(name).is_none() {
             let content = Content::Directory(Directory::new());
@@ -56,7 +60,7 @@ fn merge(target: &mut Directory, old: Directory, paths: (&[u8], &[u8]), found: &
                 merge(target, std::mem::take(children), (&new, &old), found);
             }
             (held, other) if held == other => {}
-            _ => found.add(&join(b"rootfs", &new), Rule::Conflict { other: old }, Some(other.changeset)),
+            _ => found.add(&join(b"rootfs", &new), Rule::Conflict { other: old }, other.changeset),
         }
     });
 }

@@ -81,7 +81,8 @@ pub struct Violation {
     /// in `lib` is named in `usr/lib`.
     pub path: Vec<u8>,
     pub rule: Rule,
-    /// The changeset that has it, 0 for the lowest.
+    /// The changeset that has it, 0 for the lowest; none has what is missing,
+    /// and a squashfs has no changesets.
     pub changeset: Option<u16>,
 }
 

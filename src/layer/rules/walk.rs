@@ -41,7 +41,7 @@ impl Walk<'_> {
         broken.extend(check_xattrs(node, self.rules));
         broken.extend(self.check_machine(&node.content));
         for rule in broken {
-            self.found.add(&join(b"rootfs", path), rule, Some(node.changeset));
+            self.found.add(&join(b"rootfs", path), rule, node.changeset);
         }
         normalise(node, place);
         let Some(children) = node.children_mut() else { return };

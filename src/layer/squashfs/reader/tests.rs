@@ -19,7 +19,7 @@ fn image() -> Vec<u8> {
     let mut file =
         |bytes: &[u8]| TreeContent::File(writer.add_file(bytes.len() as u64, &mut &*bytes).unwrap());
     let node =
-        |content| Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: 0, xattrs: None, content };
+        |content| Node { attributes: Attributes::IMPLIED_DIRECTORY, changeset: None, xattrs: None, content };
     let inner = Directory::from([((*b"inner").into(), node(file(b"inner")))]);
     let root = Directory::from([
         ((*b"a").into(), node(TreeContent::Directory(inner))),

@@ -158,7 +158,7 @@ impl<'r, F: FileExt> Walk<'r, F> {
             Some(index) => Some(Box::new(self.reader.xattrs(index, &mut self.budget)?)),
             None => None,
         };
-        Ok(Node { attributes: inode.attributes, changeset: 0, xattrs, content })
+        Ok(Node { attributes: inode.attributes, changeset: None, xattrs, content })
     }
 }
 
