@@ -90,7 +90,20 @@ pub struct Pack {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     #[command(flatten)]
+    pub layer: Layer,
+    #[command(flatten)]
     pub machine: Machine,
+}
+
+/// How a layer is written, where not as the configuration says.
+#[derive(Debug, Default, Args)]
+pub struct Layer {
+    /// none, lz4, xz, gzip[:1-9] or zstd[:1-22] [default: zstd:3]
+    #[arg(long)]
+    pub compression: Option<String>,
+    /// A power of two from 4KiB to 1MiB [default: 128KiB]
+    #[arg(long, value_name = "SIZE")]
+    pub block_size: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -261,3 +261,38 @@ fn a_fifo_in_place_of_an_image_is_refused_at_once() {
         assert!(stderr(&output).contains("it is not a regular file"), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn a_layer_is_packed_as_the_command_line_says() {
+    let directory = TempDir::new().unwrap();
+    let image = format!("dir:{}", hello().display());
+    let pack = |options: &[&str]| {
+        plywood(directory.path(), &[&["pack", &image, "-o", "out.sqsh"], options].concat())
+    };
+    for (options, compressor, block_size) in [
+        (&[][..], 6, 128 << 10),
+        (&["--compression", "zstd:19"], 6, 128 << 10),
+        (&["--compression", "gzip"], 1, 128 << 10),
+        (&["--compression", "xz"], 4, 128 << 10),
+        (&["--compression", "lz4", "--block-size", "1MiB"], 5, 1 << 20),
+        (&["--block-size", "4KiB", "--compression", "none"], 1, 4096),
+    ] {
+        let output = pack(options);
+        assert!(output.status.success(), "{options:?}: {}", stderr(&output));
+        let layer = fs::read(directory.path().join("out.sqsh")).unwrap();
+        let found = (layer[20], u32::from_le_bytes(layer[12..16].try_into().unwrap()));
+        assert_eq!(found, (compressor, block_size), "{options:?}");
+        fs::remove_file(directory.path().join("out.sqsh")).unwrap();
+    }
+    for (options, expected) in [
+        (["--compression", "lzo"], "error: --compression: expected none, lz4, xz,"),
+        (["--compression", "zstd:23"], "error: --compression: the level of zstd is 1 to 22, not `23`"),
+        (["--block-size", "2MiB"], "error: --block-size: a block is a power of two from 4KiB to 1MiB"),
+        (["--block-size", "big"], "error: --block-size: `big` is not a size"),
+    ] {
+        let output = pack(&options);
+        assert_eq!(output.status.code(), Some(2), "{options:?}");
+        assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
+        assert_eq!(names(directory.path()), [""; 0]);
+    }
+}

@@ -105,6 +105,7 @@ fn a_squashfs_and_the_directory_it_was_made_of_give_the_same_tree() {
         ("gzip", &["-comp", "gzip"][..]),
         ("zstd", &["-comp", "zstd", "-b", "4096"]),
         ("xz", &["-comp", "xz"]),
+        ("lz4", &["-comp", "lz4"]),
         ("none", &["-noI", "-noD", "-noF", "-noX"]),
     ] {
         bench.squashfs(image, flags);

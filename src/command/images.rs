@@ -109,7 +109,8 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
 pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     check_output(&arguments.output)?;
     let scratch = Scratch::beside(&arguments.output)?;
-    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
+    let mut workshop = Workshop::open(&arguments.machine, scratch.path())?;
+    machine::override_layer(&mut workshop.recipe, &arguments.layer)?;
     let layer = workshop.layer(&arguments.image)?;
     layer.export(&arguments.output)?;
     let record = layer.record();

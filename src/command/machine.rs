@@ -113,16 +113,35 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
 pub fn recipe(config: &Config, machine: &Machine) -> Result<Recipe, Error> {
     Ok(Recipe {
         rules: rules(config)?,
-        compression: match config.layer().compression {
-            Compression::None => squashfs::Compression::None,
-            Compression::Gzip { level } => squashfs::Compression::Gzip { level },
-            Compression::Zstd { level } => squashfs::Compression::Zstd { level: level.cast_signed() },
-        },
+        compression: compression(config.layer().compression),
         block_size: config.layer().block_size,
         limits: *config.limits(),
         host: machine.host.clone(),
         kernel: machine.kernel.clone(),
     })
+}
+
+/// Puts what the command line says about layers in place of what the
+/// configuration says.
+pub fn override_layer(recipe: &mut Recipe, arguments: &cli::Layer) -> Result<(), Error> {
+    let wrong = |option| move |problem| Error::Usage(format!("{option}: {problem}"));
+    if let Some(text) = &arguments.compression {
+        recipe.compression = compression(config::parse_compression(text).map_err(wrong("--compression"))?);
+    }
+    if let Some(text) = &arguments.block_size {
+        recipe.block_size = config::parse_block_size(text).map_err(wrong("--block-size"))?;
+    }
+    Ok(())
+}
+
+fn compression(configured: Compression) -> squashfs::Compression {
+    match configured {
+        Compression::None => squashfs::Compression::None,
+        Compression::Gzip { level } => squashfs::Compression::Gzip { level },
+        Compression::Lz4 => squashfs::Compression::Lz4,
+        Compression::Xz => squashfs::Compression::Xz,
+        Compression::Zstd { level } => squashfs::Compression::Zstd { level: level.cast_signed() },
+    }
 }
 
 fn rules(config: &Config) -> Result<Rules, Error> {

@@ -27,7 +27,7 @@ pub use crate::yaml::{Place, Problem, Problems, Source};
 use draft::Draft;
 pub use settings::{
     Compression, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay, Permission, Rules,
-    Timeouts, Writable,
+    Timeouts, Writable, parse_block_size, parse_compression,
 };
 
 /// Largest configuration file, in bytes.

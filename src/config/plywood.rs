@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::draft::{Draft, add, once};
 use super::machine::ON_FAILURE;
-use super::settings::{Hierarchies, Permission, Writable, parse_compression, parse_path, parse_xattr_name};
+use super::settings::{
+    Hierarchies, Permission, Writable, parse_block_size, parse_compression, parse_path, parse_xattr_name,
+};
 use super::units::{parse_duration, parse_size};
 use crate::limits::{Amount, Bound, Raised, Row, Unit};
 use crate::text::Escaped;
@@ -15,8 +17,6 @@ use crate::yaml::{Cursor, Fields};
 const WRITABLE: &[(&str, Writable)] =
     &[("no", Writable::No), ("tmpfs", Writable::Tmpfs), ("persistent", Writable::Persistent)];
 const PERMISSION: &[(&str, Permission)] = &[("deny", Permission::Deny), ("allow", Permission::Allow)];
-/// Squashfs' smallest and largest block, in bytes.
-const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 20;
 
 pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     for (name, at) in fields.optional("host").and_then(|at| at.entries()).unwrap_or_default() {
@@ -119,14 +119,7 @@ fn read_rules(mut fields: Fields<'_>, draft: &mut Draft) {
 
 fn read_layer(mut fields: Fields<'_>, draft: &mut Draft) {
     once(&mut draft.compression, fields.optional("compression"), |at| at.parse_with(parse_compression));
-    once(&mut draft.block_size, fields.optional("blockSize"), |at| {
-        let size = at.parse_with(parse_size)?;
-        if size.is_power_of_two() && BLOCK_SIZES.contains(&size) {
-            return u32::try_from(size).ok();
-        }
-        at.problem("a block is a power of two from 4KiB to 1MiB");
-        None
-    });
+    once(&mut draft.block_size, fields.optional("blockSize"), |at| at.parse_with(parse_block_size));
     fields.finish();
 }
 

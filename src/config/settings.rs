@@ -1,11 +1,16 @@
 //! The values a configuration is made of, as meant: small types that hold
 //! only what makes sense, and the checks that text has to pass to become one.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::units::parse_size;
 use crate::oci::ImageSource;
 use crate::text::Escaped;
+
+/// What squashfs allows, in bytes.
+const BLOCK_SIZES: RangeInclusive<u32> = 4 << 10..=1 << 20;
 
 /// One extension to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +113,8 @@ pub enum Compression {
     Gzip {
         level: u32,
     },
+    Lz4,
+    Xz,
     /// 1 to 22
     Zstd {
         level: u32,
@@ -198,8 +205,8 @@ pub(super) fn parse_xattr_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `none`, `gzip[:LEVEL]` or `zstd[:LEVEL]`.
-pub(super) fn parse_compression(text: &str) -> Result<Compression, String> {
+/// `none`, `lz4`, `xz`, `gzip[:LEVEL]` or `zstd[:LEVEL]`.
+pub fn parse_compression(text: &str) -> Result<Compression, String> {
     let (name, level) = match text.split_once(':') {
         None => (text, None),
         Some((name, level)) => (name, Some(level)),
@@ -213,10 +220,24 @@ pub(super) fn parse_compression(text: &str) -> Result<Compression, String> {
         }
     };
     match name {
-        "none" if text == "none" => Ok(Compression::None),
+        "none" if text == name => Ok(Compression::None),
+        "lz4" if text == name => Ok(Compression::Lz4),
+        "xz" if text == name => Ok(Compression::Xz),
         "gzip" => Ok(Compression::Gzip { level: level(9, 9)? }),
         "zstd" => Ok(Compression::Zstd { level: level(3, 22)? }),
-        _ => Err(format!("expected none, gzip[:LEVEL] or zstd[:LEVEL], found `{}`", Escaped::new(text))),
+        _ => Err(format!(
+            "expected none, lz4, xz, gzip[:LEVEL] or zstd[:LEVEL], found `{}`",
+            Escaped::new(text)
+        )),
+    }
+}
+
+/// A power of two from `4KiB` to `1MiB`.
+pub fn parse_block_size(text: &str) -> Result<u32, String> {
+    let size = parse_size(text).map_err(|error| error.to_string())?;
+    match u32::try_from(size) {
+        Ok(size) if size.is_power_of_two() && BLOCK_SIZES.contains(&size) => Ok(size),
+        _ => Err("a block is a power of two from 4KiB to 1MiB".into()),
     }
 }
 
@@ -253,15 +274,37 @@ mod tests {
             ("gzip:1", Some(Compression::Gzip { level: 1 })),
             ("zstd", Some(Compression::Zstd { level: 3 })),
             ("zstd:22", Some(Compression::Zstd { level: 22 })),
+            ("lz4", Some(Compression::Lz4)),
+            ("xz", Some(Compression::Xz)),
             ("none:1", None),
+            ("lz4:1", None),
+            ("xz:6", None),
+            ("lzo", None),
             ("gzip:10", None),
             ("zstd:0", None),
             ("zstd:23", None),
             ("zstd:", None),
             ("zstd:-3", None),
-            ("xz", None),
         ] {
             assert_eq!(parse_compression(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_powers_of_two_that_squashfs_has() {
+        for (text, expected) in [
+            ("4KiB", Some(4096)),
+            ("4096", Some(4096)),
+            ("128KiB", Some(128 << 10)),
+            ("1MiB", Some(1 << 20)),
+            ("2KiB", None),
+            ("2MiB", None),
+            ("8GiB", None),
+            ("100KiB", None),
+            ("128kB", None),
+            ("0", None),
+        ] {
+            assert_eq!(parse_block_size(text).ok(), expected, "{text}");
         }
     }
 

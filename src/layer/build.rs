@@ -98,6 +98,8 @@ impl Recipe {
             Compression::None => "none".into(),
             Compression::Gzip { level } => format!("gzip {level}"),
             Compression::Zstd { level } => format!("zstd {level}"),
+            Compression::Lz4 => "lz4".into(),
+            Compression::Xz => "xz".into(),
         };
         LayerKey::of(&format!(
             "format {FORMAT_VERSION}\nchain {chain_id}\ncompression {compression}\nblock {block_size}\n{rules}"

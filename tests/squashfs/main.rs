@@ -24,15 +24,23 @@ use tree::{
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 
-/// Every compressor, and the smallest, usual and largest block size.
-const SETTINGS: [(Compression, u32); 7] = [
-    (Compression::Zstd { level: 3 }, 128 * KIB),
+/// Every compressor with the smallest, usual and largest block size.
+const SETTINGS: [(Compression, u32); 15] = [
     (Compression::Zstd { level: 19 }, 4 * KIB),
+    (Compression::Zstd { level: 3 }, 128 * KIB),
     (Compression::Zstd { level: 15 }, MIB),
-    (Compression::Gzip { level: 9 }, 128 * KIB),
     (Compression::Gzip { level: 1 }, 4 * KIB),
-    (Compression::None, 128 * KIB),
+    (Compression::Gzip { level: 9 }, 128 * KIB),
+    (Compression::Gzip { level: 6 }, MIB),
+    (Compression::Lz4, 4 * KIB),
+    (Compression::Lz4, 128 * KIB),
+    (Compression::Lz4, MIB),
+    (Compression::Xz, 4 * KIB),
+    (Compression::Xz, 128 * KIB),
+    (Compression::Xz, MIB),
     (Compression::None, 4 * KIB),
+    (Compression::None, 128 * KIB),
+    (Compression::None, MIB),
 ];
 
 fn random_tree(seed: u64, block_size: u32) -> Tree {
@@ -116,7 +124,7 @@ fn mksquashfs_makes_the_same_listing_and_saves_at_most_2_percent() {
 
 #[test]
 fn the_number_of_workers_does_not_change_a_byte() {
-    for (compression, block_size) in [SETTINGS[0], SETTINGS[1], SETTINGS[3], SETTINGS[5]] {
+    for (compression, block_size) in SETTINGS.into_iter().filter(|(_, block_size)| *block_size < MIB) {
         let tree = random_tree(5, block_size);
         let bytes = [1, 2, 8].map(|workers| {
             let workers = workers.try_into().unwrap();
@@ -263,7 +271,13 @@ fn the_kernel_finds_the_tree_that_was_written() {
         assert_eq!((root.mode() & 0o7777, root.mtime()), (u32::from(ROOT.mode), i64::from(ROOT.mtime)));
     }
     for tree in [Tree::new(), extreme_tree(), tree_with_xattrs()] {
-        for compression in [Compression::default(), Compression::Gzip { level: 6 }, Compression::None] {
+        for compression in [
+            Compression::default(),
+            Compression::Gzip { level: 6 },
+            Compression::Lz4,
+            Compression::Xz,
+            Compression::None,
+        ] {
             let image = write(&tree, options(compression, 128 * KIB));
             assert_same(&tree, &Mount::new(&image).root(), Compare::All);
         }

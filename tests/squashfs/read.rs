@@ -118,6 +118,9 @@ fn what_mksquashfs_makes_is_read_back() {
         (11, &["-always-use-fragments", "-comp", "zstd"]),
         (12, &["-no-exports", "-no-xattrs", "-nopad"]),
         (13, &["-no-duplicates", "-comp", "xz", "-b", "64K"]),
+        (14, &["-comp", "lz4"]),
+        (15, &["-comp", "lz4", "-Xhc", "-b", "4096"]),
+        (16, &["-comp", "lz4", "-b", "1M", "-nopad"]),
     ] {
         let block_size = if flags.contains(&"4096") { 4096 } else { 128 << 10 };
         let tree = Generator::new(seed).tree(4, 8, block_size);
@@ -137,6 +140,10 @@ fn what_the_writer_makes_is_read_back() {
         (22, Compression::Gzip { level: 6 }, 4 << 10),
         (23, Compression::None, 4 << 10),
         (24, Compression::Zstd { level: 1 }, 1 << 20),
+        (25, Compression::Lz4, 4 << 10),
+        (26, Compression::Lz4, 1 << 20),
+        (27, Compression::Xz, 4 << 10),
+        (28, Compression::Xz, 128 << 10),
     ] {
         let mut tree = Generator::new(seed).tree(4, 8, block_size as usize);
         let xattrs = |number: usize| {
@@ -228,11 +235,32 @@ fn compressors_that_cannot_be_read_are_named() {
     let directory = TempDir::new().unwrap();
     let (source, image) = (directory.path().join("source"), directory.path().join("image"));
     create(&files(&[b"x"]), &source).unwrap();
-    for compressor in ["lzo", "lz4", "lzma"] {
+    for compressor in ["lzo", "lzma"] {
         mksquashfs(&source, &image, &["-comp", compressor, "-noappend"]);
         let error = read_all(&fs::read(&image).unwrap()).unwrap_err().to_string();
-        let expected = format!("it is compressed with {compressor}; gzip, xz and zstd can be read");
+        let expected = format!("it is compressed with {compressor}; gzip, lz4, xz and zstd can be read");
         assert_eq!(error, expected);
+    }
+}
+
+/// As the kernel has it, where they are not told apart from damage.
+#[test]
+fn lz4_comes_with_the_version_of_its_blocks() {
+    let image = write(&files(&[b"x"]), options(Compression::Lz4, 4096));
+    let image = fs::read(image.path()).unwrap();
+    read_all(&image).unwrap();
+    let changed = |at: usize, value: u8| {
+        let mut image = image.clone();
+        image[at] = value;
+        read_all(&image).unwrap_err().to_string()
+    };
+    for (at, value, expected) in [
+        (25, image[25] & !4, "its superblock lacks the options that lz4 has to have"),
+        (96, 4, "its superblock has options that its compressor does not have"),
+        (98, 2, "its superblock has lz4 blocks of an unknown form"),
+        (101, 1, "its superblock has lz4 blocks of an unknown form"),
+    ] {
+        assert_eq!(changed(at, value), expected);
     }
 }
 
@@ -256,6 +284,7 @@ fn mutations_are_read_or_refused() {
         ("gzip", &["-comp", "gzip", "-b", "4096"]),
         ("zstd", &["-comp", "zstd", "-b", "4096"]),
         ("xz", &["-comp", "xz", "-b", "4096"]),
+        ("lz4", &["-comp", "lz4", "-b", "4096"]),
     ] {
         let image = directory.path().join(name);
         mksquashfs(&source, &image, &[flags, &["-nopad"]].concat());

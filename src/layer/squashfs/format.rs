@@ -25,6 +25,9 @@ pub(super) const RAW_METADATA: u16 = 1 << 15;
 /// In the block list of a file: a block of zeros, which is not stored.
 pub(super) const HOLE: u32 = 0;
 
+/// In the options of lz4: a block is one lz4 block without a frame.
+pub(super) const LZ4_VERSION: u32 = 1;
+
 /// A file whose tail is in no fragment block.
 pub(super) const NO_FRAGMENT: u32 = u32::MAX;
 

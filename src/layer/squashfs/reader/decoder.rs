@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::error::ReadError;
+use crate::layer::squashfs::format::LZ4_VERSION;
 
 /// Largest memory of the xz decoder, in KiB. A dictionary is at most as large
 /// as a block, 1 MiB.
@@ -17,6 +18,7 @@ const XZ_MEMORY: u32 = 4 << 10;
 
 pub(super) enum Decoder {
     Gzip(Decompress),
+    Lz4,
     Xz,
     Zstd(zstd::bulk::Decompressor<'static>),
 }
@@ -29,7 +31,7 @@ impl Decoder {
             2 => Err(ReadError::Compressor("lzma")),
             3 => Err(ReadError::Compressor("lzo")),
             4 => Ok(Self::Xz),
-            5 => Err(ReadError::Compressor("lz4")),
+            5 => Ok(Self::Lz4),
             6 => match zstd::bulk::Decompressor::new() {
                 Ok(decoder) => Ok(Self::Zstd(decoder)),
                 Err(source) => Err(ReadError::Decompress { at: 0, source }),
@@ -41,8 +43,19 @@ impl Decoder {
     /// Bytes of this compressor's options.
     pub(super) fn options(&self) -> usize {
         match self {
-            Self::Gzip(_) | Self::Xz => 8,
+            Self::Gzip(_) | Self::Lz4 | Self::Xz => 8,
             Self::Zstd(_) => 4,
+        }
+    }
+
+    /// Checks the options that matter to a reader: lz4's say what a block is.
+    pub(super) fn check_options(&self, options: Option<&[u8]>) -> Result<(), ReadError> {
+        match (self, options) {
+            (Self::Lz4, None) => Err(ReadError::Superblock("lacks the options that lz4 has to have")),
+            (Self::Lz4, Some(options)) if !options.starts_with(&LZ4_VERSION.to_le_bytes()) => {
+                Err(ReadError::Superblock("has lz4 blocks of an unknown form"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -55,6 +68,8 @@ impl Decoder {
         let mut block = vec![0; limit];
         let length = match self {
             Self::Gzip(decoder) => inflate(decoder, stored, &mut block)?,
+            Self::Lz4 => lz4_flex::block::decompress_into(stored, &mut block)
+                .map_err(|_| invalid("it is corrupt, cut off or longer than a block"))?,
             Self::Xz => unxz(stored, &mut block)?,
             Self::Zstd(decoder) => decoder.decompress_to_buffer(stored, block.as_mut_slice())?,
         };
@@ -111,10 +126,23 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn xz(bytes: &[u8], dictionary: u32) -> Vec<u8> {
+        let mut options = lzma_rust2::XzOptions::default();
+        options.lzma_options.dict_size = dictionary;
+        let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
     #[test]
     fn a_block_is_what_was_stored_and_nothing_else() {
         let content = [b"abc".repeat(100), vec![7; 100]].concat();
-        let blocks = [(1, gzip(&content)), (6, zstd::bulk::compress(&content, 3).unwrap())];
+        let blocks = [
+            (1, gzip(&content)),
+            (4, xz(&content, 1 << 20)),
+            (5, lz4_flex::block::compress(&content)),
+            (6, zstd::bulk::compress(&content, 3).unwrap()),
+        ];
         for (compressor, stored) in &blocks {
             let mut decoder = Decoder::new(*compressor).unwrap();
             for limit in [400, 401, 8192] {
@@ -128,11 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn a_dictionary_larger_than_any_block_is_refused() {
+        let mut decoder = Decoder::new(4).unwrap();
+        decoder.decode(&xz(b"content", 1 << 20), 400).unwrap();
+        decoder.decode(&xz(b"content", 8 << 20), 400).unwrap_err();
+    }
+
+    #[test]
     fn compressors_that_cannot_be_read_are_named() {
         for (compressor, expected) in [
-            (2, "it is compressed with lzma; gzip, xz and zstd can be read"),
-            (3, "it is compressed with lzo; gzip, xz and zstd can be read"),
-            (5, "it is compressed with lz4; gzip, xz and zstd can be read"),
+            (2, "it is compressed with lzma; gzip, lz4, xz and zstd can be read"),
+            (3, "it is compressed with lzo; gzip, lz4, xz and zstd can be read"),
             (0, "its superblock names a compressor that is not known"),
             (7, "its superblock names a compressor that is not known"),
         ] {

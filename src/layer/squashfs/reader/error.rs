@@ -14,7 +14,7 @@ pub enum ReadError {
     Beyond { at: u64, length: u64, size: u64 },
     #[error("it is no squashfs 4.0 image")]
     NotSquashfs,
-    #[error("it is compressed with {0}; gzip, xz and zstd can be read")]
+    #[error("it is compressed with {0}; gzip, lz4, xz and zstd can be read")]
     Compressor(&'static str),
     #[error("its superblock {0}")]
     Superblock(&'static str),

@@ -60,9 +60,11 @@ pub(super) fn read<F: FileExt>(window: &mut Window<F>) -> Result<(Layout, Decode
         fragment_table: u64(80),
     };
     layout.check(u16(22), bytes_used)?;
-    if u16(24) & flags::COMPRESSOR_OPTIONS != 0 {
-        check_options(window, &decoder)?;
-    }
+    let options = match u16(24) & flags::COMPRESSOR_OPTIONS {
+        0 => None,
+        _ => Some(read_options(window, &decoder)?),
+    };
+    decoder.check_options(options.as_deref())?;
     Ok((layout, decoder))
 }
 
@@ -92,11 +94,12 @@ impl Layout {
     }
 }
 
-/// The options are for those who write; only their form is looked at.
-fn check_options<F: FileExt>(window: &Window<F>, decoder: &Decoder) -> Result<(), ReadError> {
+/// Most options are for those who write; what a reader needs, the decoder checks.
+fn read_options<F: FileExt>(window: &Window<F>, decoder: &Decoder) -> Result<Vec<u8>, ReadError> {
     let header = window.u16(Superblock::SIZE as u64)?;
-    if header != RAW_METADATA | decoder.options() as u16 {
+    let length = decoder.options();
+    if header != RAW_METADATA | length as u16 {
         return Err(ReadError::Superblock("has options that its compressor does not have"));
     }
-    Ok(())
+    window.read(Superblock::SIZE as u64 + 2, length)
 }
