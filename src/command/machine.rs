@@ -15,6 +15,7 @@ use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, squashfs};
 use crate::oci::Platform;
+use crate::oci::registries::Authorities;
 use crate::sys::kmsg;
 
 /// Facts about the machine that extensions are for.
@@ -175,11 +176,25 @@ pub fn network(config: &Config) -> fetch::Network {
         total: config.timeouts().total,
         ..fetch::Timeouts::default()
     };
-    // Debian, Fedora, SUSE; the compiled-in roots where there is none.
-    let bundles =
+    let mut roots = system_roots();
+    roots.extend(config.registries().trusted_roots.clone());
+    fetch::Network { timeouts, roots, proxy: None }
+}
+
+/// The certificates of the first bundle there is (Debian, Fedora, SUSE), else
+/// the ones compiled in.
+fn system_roots() -> Authorities {
+    const BUNDLES: [&str; 3] =
         ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
-    let roots = bundles.iter().find_map(|path| fs::read_to_string(path).ok());
-    fetch::Network { timeouts, roots: roots.map_or(fetch::Roots::WebPki, fetch::Roots::Pem), proxy: None }
+    for path in BUNDLES {
+        let Ok(pem) = fs::read_to_string(path) else { continue };
+        let roots = Authorities::parse_bundle(&pem);
+        if !roots.is_empty() {
+            return roots;
+        }
+        log::warn!("{path} holds no usable certificate, ignored");
+    }
+    Authorities::compiled_in()
 }
 
 /// Where the store of a running machine is: where the command line says, else

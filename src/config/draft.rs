@@ -16,7 +16,7 @@ use super::settings::{
 use super::{Config, MAX_BYTES, Problem, Source, machine, registries};
 use crate::limits::{Bound, Limits};
 use crate::oci::ImageSource;
-use crate::oci::registries::{Credentials, Mirror, Registries, Tls};
+use crate::oci::registries::{Authorities, Credentials, Mirror, Registries, Tls};
 use crate::text::Escaped;
 use crate::yaml::{self, Cursor, Place, Report};
 
@@ -46,6 +46,7 @@ pub(super) struct Draft {
     pub mirrors: Named<Mirror>,
     pub credentials: Named<Credentials>,
     pub tls: Named<Tls>,
+    pub trusted_roots: Named<Authorities>,
     pub modules: Vec<Given<KernelModule>>,
     pub host: Named<String>,
     pub hierarchies: Setting<Hierarchies>,
@@ -116,6 +117,7 @@ impl Draft {
             Some("RegistryMirrorConfig") => registries::read_mirror_document(fields, self),
             Some("RegistryAuthConfig") => registries::read_auth_document(fields, self),
             Some("RegistryTLSConfig") => registries::read_tls_document(fields, self),
+            Some("TrustedRootsConfig") => registries::read_trusted_roots(fields, self),
             Some("KernelModuleConfig") => machine::read_module_document(fields, self),
             Some(kind) => self.passed_over.push(format!("kind {}", Escaped::new(kind))),
         }
@@ -144,6 +146,10 @@ impl Draft {
             on_failure: draft.on_failure.unwrap_or(on_failure),
             overrides: draft.overrides,
         };
+        let mut trusted_roots = Authorities::default();
+        for authorities in self.trusted_roots.into_values() {
+            trusted_roots.extend(authorities.value);
+        }
         let (layer, timeouts) = (LayerOptions::default(), Timeouts::default());
         Config {
             extensions: self.extensions.into_iter().map(|given| extension(given.value)).collect(),
@@ -151,6 +157,7 @@ impl Draft {
                 mirrors: values(self.mirrors),
                 credentials: values(self.credentials),
                 tls: values(self.tls),
+                trusted_roots,
             },
             modules: self.modules.into_iter().map(|given| given.value).collect(),
             host: values(self.host),

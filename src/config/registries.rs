@@ -1,5 +1,6 @@
 //! `machine.registries`, and the documents that replaced it in Talos 1.12:
-//! `RegistryMirrorConfig`, `RegistryAuthConfig` and `RegistryTLSConfig`.
+//! `RegistryMirrorConfig`, `RegistryAuthConfig`, `RegistryTLSConfig` and
+//! `TrustedRootsConfig`.
 //!
 //! Both forms mean the same and may stand side by side, but not for the same
 //! host. No message here shows a value that may be or hold a secret.
@@ -9,7 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::draft::{Draft, add};
 use super::machine::read_document_header;
-use crate::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret, Tls};
+use crate::oci::registries::{
+    Authorities, ClientIdentity, Credentials, IdentityError, Mirror, MirrorEndpoint, Secret, Tls,
+};
 use crate::text::Escaped;
 use crate::yaml::{Cursor, Fields};
 
@@ -120,8 +123,9 @@ fn read_credentials(fields: &mut Fields<'_>) -> Option<Credentials> {
     let (username, password) = (flatten(text("username"))?, flatten(text("password"))?);
     let (auth, token) = (flatten(text("auth"))?, flatten(text("identityToken"))?);
     match (username, password, auth, token) {
-        (Some((username, _)), Some((password, _)), None, None) => {
-            Some(Credentials::Basic { username, password: Secret::new(password) })
+        (Some((username, _)), password, None, None) => {
+            let password = Secret::new(password.map(|(password, _)| password).unwrap_or_default());
+            Some(Credentials::Basic { username, password })
         }
         (None, None, Some((auth, at)), None) => {
             let credentials = decode_auth(&auth);
@@ -154,7 +158,7 @@ enum Pem {
 }
 
 fn read_tls(fields: &mut Fields<'_>, form: Pem) -> Option<Tls> {
-    let ca = fields.optional("ca").map(|at| read_pem(&at, form, "CERTIFICATE"));
+    let ca = fields.optional("ca").map(|at| read_authorities(&at, form));
     let identity = fields.optional("clientIdentity").map(|at| read_identity(&at, form));
     let insecure_skip_verify = boolean(fields, "insecureSkipVerify");
     // What is there but wrong makes the whole unusable: half of it would be
@@ -170,39 +174,63 @@ fn flatten<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn read_identity(at: &Cursor<'_>, form: Pem) -> Option<(String, Secret)> {
+fn read_authorities(at: &Cursor<'_>, form: Pem) -> Option<Authorities> {
+    let pem = read_pem(at, form)?;
+    let parsed = Authorities::parse(&pem);
+    parsed.map_err(|error| at.problem(format!("this is of no use as a CA: {error}"))).ok()
+}
+
+fn read_identity(at: &Cursor<'_>, form: Pem) -> Option<ClientIdentity> {
     let mut fields = at.fields()?;
-    let certificate = match form {
+    let certificate_at = match form {
         Pem::Base64 => fields.required("crt"),
         Pem::Text => fields.required("cert"),
     };
-    let certificate = certificate.and_then(|at| read_pem(&at, form, "CERTIFICATE"));
-    let key = fields.required("key").and_then(|at| read_pem(&at, form, "PRIVATE KEY"));
+    let certificate = certificate_at.as_ref().and_then(|at| read_pem(at, form));
+    let key_at = fields.required("key");
+    let key = key_at.as_ref().and_then(|at| read_pem(at, form));
     fields.finish_among_secrets();
-    Some((certificate?, Secret::new(key?)))
+    let error = match ClientIdentity::parse(&certificate?, &key?) {
+        Ok(identity) => return Some(identity),
+        Err(error) => error,
+    };
+    let at = match error {
+        IdentityError::Certificate | IdentityError::Version => certificate_at?,
+        IdentityError::KeyForm | IdentityError::Key | IdentityError::Mismatch => key_at?,
+    };
+    at.problem(format!("this is of no use as a client identity: {error}"));
+    None
 }
 
-fn read_pem(at: &Cursor<'_>, form: Pem, label: &str) -> Option<String> {
+fn read_pem(at: &Cursor<'_>, form: Pem) -> Option<String> {
     let text = at.text()?;
-    if form == Pem::Base64 && text.contains("-----BEGIN") {
+    if form == Pem::Text {
+        return Some(text.into());
+    }
+    if text.contains("-----BEGIN") {
         at.problem("this is PEM as it is, here it has to be in base64 once more");
         return None;
     }
-    let pem = match form {
-        Pem::Text => Some(text.to_string()),
-        Pem::Base64 => {
-            let compact: String = text.split_ascii_whitespace().collect();
-            STANDARD.decode(compact).ok().and_then(|bytes| String::from_utf8(bytes).ok())
-        }
-    };
-    let begins =
-        |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"));
-    let pem = pem.filter(|pem| pem.lines().any(begins));
+    let compact: String = text.split_ascii_whitespace().collect();
+    let pem = STANDARD.decode(compact).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     if pem.is_none() {
-        let form = if form == Pem::Base64 { "base64 of PEM" } else { "PEM" };
-        at.problem(format!("this is not {form} with a {}", label.to_lowercase()));
+        at.problem("this is not base64 of PEM");
     }
     pem
+}
+
+/// Reads a `TrustedRootsConfig`.
+pub(super) fn read_trusted_roots(mut fields: Fields<'_>, draft: &mut Draft) {
+    read_document_header(&mut fields);
+    let name = fields.required("name");
+    let certificates = fields.required("certificates").and_then(|at| read_authorities(&at, Pem::Text));
+    if let Some(at) = name
+        && let Some(name) = at.text()
+        && let Some(certificates) = certificates
+    {
+        add(&mut draft.trusted_roots, name.into(), &at, certificates);
+    }
+    fields.finish();
 }
 
 fn boolean(fields: &mut Fields<'_>, key: &'static str) -> bool {

@@ -2,11 +2,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::oci::registries::{Credentials, Secret};
 use crate::yaml::Report;
 
 const VERSION: &str = "version: v1alpha1\n";
+const CERTIFICATE: &str = include_str!("../oci/registries/testdata/certificate.pem");
+const KEY: &str = include_str!("../oci/registries/testdata/key.pem");
+const OTHER_KEY: &str = include_str!("../oci/registries/testdata/other-key.pem");
+/// PEM of bytes that are no certificate.
+const BROKEN: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+fn base64(text: &str) -> String {
+    STANDARD.encode(text)
+}
 
 fn source(name: &str, text: &str) -> Source {
     Source { name: name.into(), text: text.into() }
@@ -150,30 +162,31 @@ fn nothing_is_writable_in_every_spelling_of_no() {
 
 #[test]
 fn both_forms_of_registries_mean_the_same() {
-    let legacy = config(
+    let legacy = config(&format!(
         "machine:
   registries:
-    mirrors: {ghcr.io: {endpoints: [https://Mirror.lan/x], overridePath: true, skipFallback: true}}
+    mirrors: {{ghcr.io: {{endpoints: [https://Mirror.lan/x], overridePath: true, skipFallback: true}}}}
     config:
-      Mirror.lan: {auth: {username: u, password: p}, tls: {ca: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==, insecureSkipVerify: true}}
-      a.lan:1: {auth: {auth: dTpw}}
-      b.lan: {auth: {identityToken: t}}
-  kernel: {modules: [{name: x, parameters: [a=1, b]}]}",
-    );
-    let documents = config(
+      Mirror.lan: {{auth: {{username: u, password: p}}, tls: {{ca: {}, insecureSkipVerify: true}}}}
+      a.lan:1: {{auth: {{auth: dTpw}}}}
+      b.lan: {{auth: {{identityToken: t}}}}
+  kernel: {{modules: [{{name: x, parameters: [a=1, b]}}]}}",
+        base64(CERTIFICATE)
+    ));
+    let documents = config(&format!(
         "---
-{apiVersion: v1alpha1, kind: RegistryMirrorConfig, name: ghcr.io, endpoints: [{url: https://mirror.lan/x, overridePath: true}], skipFallback: true}
+{{apiVersion: v1alpha1, kind: RegistryMirrorConfig, name: ghcr.io, endpoints: [{{url: https://mirror.lan/x, overridePath: true}}], skipFallback: true}}
 ---
-{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: mirror.lan, username: u, password: p}
+{{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: mirror.lan, username: u, password: p}}
 ---
-{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: a.lan:1, auth: dTpw}
+{{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: a.lan:1, auth: dTpw}}
 ---
-{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: b.lan, identityToken: t}
+{{apiVersion: v1alpha1, kind: RegistryAuthConfig, name: b.lan, identityToken: t}}
 ---
-{apiVersion: v1alpha1, kind: RegistryTLSConfig, name: mirror.lan, insecureSkipVerify: true, ca: \"-----BEGIN CERTIFICATE-----\\n\"}
+{{apiVersion: v1alpha1, kind: RegistryTLSConfig, name: mirror.lan, insecureSkipVerify: true, ca: {CERTIFICATE:?}}}
 ---
-{apiVersion: v1alpha1, kind: KernelModuleConfig, name: x, parameters: [a=1, b]}",
-    );
+{{apiVersion: v1alpha1, kind: KernelModuleConfig, name: x, parameters: [a=1, b]}}"
+    ));
     assert_eq!(legacy, documents);
     let basic = Credentials::Basic { username: "u".into(), password: Secret::new("p".into()) };
     assert_eq!(legacy.registries().credentials["mirror.lan"], basic);
@@ -273,6 +286,10 @@ fn every_mistake_has_its_message() {
     let image = |rest: &str| format!("machine: {{install: {{extensions: [{rest}]}}}}");
     let mirrors = |rest: &str| format!("machine: {{registries: {{mirrors: {{{rest}}}}}}}");
     let endpoint = |rest: &str| format!("machine: {{registries: {{config: {{{rest}}}}}}}");
+    let identity = |certificate: &str, key: Option<&str>| {
+        let key = key.map(|key| format!(", key: {}", base64(key))).unwrap_or_default();
+        endpoint(&format!("a: {{tls: {{clientIdentity: {{crt: {}{key}}}}}}}", base64(certificate)))
+    };
     let plywood = |rest: &str| format!("plywood: {{{rest}}}");
     let either = "expected either username and password, or auth, or identityToken";
     for (text, expected) in [
@@ -295,19 +312,27 @@ fn every_mistake_has_its_message() {
         (endpoint("'*': {auth: {}}"), "config[\"*\"]: `*` is not an endpoint: expected host or host:port (settings are for one endpoint each, not for all)"),
         (endpoint("'https://a': {}"), "`https://a` is not an endpoint: expected host or host:port"),
         (endpoint("a: {auth: {}}"), either),
-        (endpoint("a: {auth: {username: u}}"), either),
+        (endpoint("a: {auth: {password: hunter2}}"), either),
         (endpoint("a: {auth: {username: u, password: hunter2, identityToken: hunter2}}"), either),
         (endpoint("a: {auth: {auth: dTpw, username: u}}"), either),
         (endpoint("a: {auth: {auth: aHVudGVyMg==}}"), "auth.auth: this is not base64 of user:password"),
         (endpoint("a: {auth: {auth: 'hunter2:'}}"), "auth.auth: this is not base64 of user:password"),
         (endpoint("a: {auth: {username: u, password: [hunter2]}}"), "password: expected a string, found a list"),
-        (endpoint("a: {auth: {username: u, password:hunter2}}"), either),
+        (endpoint("a: {auth: {username: u, password:hunter2}}"), "unknown key"),
         (endpoint("a: {auth: {auth: dTpw, hunter2: x}}"), "config.a.auth: unknown key, expected one of username, password, auth, identityToken"),
         (endpoint("a: {tls: {ca: '-----BEGIN CERTIFICATE-----'}}"), "tls.ca: this is PEM as it is, here it has to be in base64 once more"),
-        (endpoint("a: {tls: {ca: aHVudGVyMg==}}"), "tls.ca: this is not base64 of PEM with a certificate"),
-        (endpoint("a: {tls: {clientIdentity: {crt: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==}}}"), "tls.clientIdentity: the key key is missing"),
-        (endpoint("a: {tls: {clientIdentity: {crt: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==, key: hunter2}}}"), "clientIdentity.key: this is not base64 of PEM with a private key"),
-        ("---\n{apiVersion: v1alpha1, kind: RegistryTLSConfig, name: a, clientIdentity: {cert: hunter2, key: '-----BEGIN EC PRIVATE KEY-----'}}".into(), "clientIdentity.cert: this is not PEM with a certificate"),
+        (endpoint("a: {tls: {ca: aHVudGVyMg==}}"), "tls.ca: this is of no use as a CA: it holds no certificate"),
+        (endpoint("a: {tls: {ca: hunter2}}"), "tls.ca: this is not base64 of PEM"),
+        (endpoint(&format!("a: {{tls: {{ca: {}}}}}", base64(BROKEN))), "tls.ca: this is of no use as a CA: its certificate 1 is not"),
+        (identity(CERTIFICATE, None), "tls.clientIdentity: the key key is missing"),
+        (identity(CERTIFICATE, Some("hunter2")), "clientIdentity.key: this is of no use as a client identity: its key is not PEM"),
+        (identity(CERTIFICATE, Some(OTHER_KEY)), "clientIdentity.key: this is of no use as a client identity: its key is not that of"),
+        (identity("hunter2", Some(KEY)), "clientIdentity.crt: this is of no use as a client identity: its certificate is not PEM"),
+        (identity(BROKEN, Some(KEY)), "clientIdentity.crt: this is of no use as a client identity"),
+        ("---\n{apiVersion: v1alpha1, kind: RegistryTLSConfig, name: a, clientIdentity: {cert: hunter2, key: '-----BEGIN EC PRIVATE KEY-----'}}".into(), "clientIdentity.cert: this is of no use"),
+        ("---\n{apiVersion: v1alpha1, kind: RegistryTLSConfig, name: a, ca: hunter2}".into(), "f:3:62: ca: this is of no use as a CA: it holds no certificate"),
+        ("---\n{apiVersion: v1alpha1, kind: TrustedRootsConfig, name: a}".into(), "the key certificates is missing"),
+        ("---\n{apiVersion: v1alpha1, kind: TrustedRootsConfig, name: a, certificates: x}".into(), "certificates: this is of no use as a CA"),
         ("machine: {registries: {mirrors: {a.io: {endpoints: ['http://m:5/x']}}, config: {'m:5': {tls: {}}}}}".into(), "config[\"m:5\"].tls: the endpoint http://m:5 does not use TLS"),
         (plywood("host: {talos: latest}"), "plywood.host.talos: `latest` is not a version (as in 1.2.3, v1.2 or 12)"),
         (plywood("host: {talos: 1.2.3.4}"), "`1.2.3.4` is not a version"),
@@ -378,7 +403,6 @@ machine:
       a: {auth: {username: u, password: hunter2}}
       b: {auth: {auth: dTpodW50ZXIy}}
       c: {auth: {identityToken: hunter2}}
-      d: {tls: {clientIdentity: {crt: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==, key: LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCmh1bnRlcjIK}}}
 ";
     let config = Config::parse(&[source("f", text)]).unwrap();
     let shown = format!("{config:?}");

@@ -23,10 +23,10 @@ use std::time::Duration;
 pub use archive::ArchiveError;
 pub use error::{Attempt, Cause, FetchError};
 pub use progress::{Event, Progress, Silent};
-pub use registry::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
+pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
 use crate::limits::Limits;
-use crate::oci::registries::Secret;
+use crate::oci::registries::{Authorities, Secret};
 use crate::oci::{Compression, Digest, ImageSource, Platform, Registries};
 use crate::store::{Blob, Store};
 use document::{Chosen, Parts};
@@ -55,12 +55,19 @@ impl Selection {
 }
 
 /// How to reach registries.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Network {
     pub timeouts: Timeouts,
-    pub roots: Roots,
+    /// Whom to trust where the configuration names no CA for a host.
+    pub roots: Authorities,
     /// Never taken from the environment.
     pub proxy: Option<Proxy>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { timeouts: Timeouts::default(), roots: Authorities::compiled_in(), proxy: None }
+    }
 }
 
 /// How long to wait for what.
@@ -92,16 +99,6 @@ impl Default for Timeouts {
             longest_pause: Duration::from_secs(60),
         }
     }
-}
-
-/// Whom to trust where the configuration names no CA for a host.
-#[derive(Clone, Debug, Default)]
-pub enum Roots {
-    /// Mozilla's root certificates, compiled in.
-    #[default]
-    WebPki,
-    /// PEM certificates.
-    Pem(String),
 }
 
 /// A CONNECT proxy.

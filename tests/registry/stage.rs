@@ -155,18 +155,51 @@ pub fn openssl_ca() -> Pair {
     ca
 }
 
-/// A certificate for a server or client that expires after so many days.
-pub fn certificate(ca: &Pair, name: &str, days: i32) -> Pair {
+/// When a certificate is valid.
+#[derive(Clone, Copy)]
+pub enum Validity {
+    Now,
+    /// In the year 2001.
+    Past,
+    /// In the year 2090.
+    Future,
+    /// From 2090 to 2001.
+    Never,
+}
+
+impl Validity {
+    /// First and last second, as `openssl ca` wants them.
+    fn dates(self) -> [&'static str; 2] {
+        match self {
+            Self::Now => ["20010101000000Z", "20900101000000Z"],
+            Self::Past => ["20010101000000Z", "20011231000000Z"],
+            Self::Future => ["20900101000000Z", "20901231000000Z"],
+            Self::Never => ["20900101000000Z", "20010101000000Z"],
+        }
+    }
+}
+
+/// A certificate for a server or client.
+pub fn certificate(ca: &Pair, name: &str, validity: Validity) -> Pair {
     let pair = Pair::new();
-    let request = pair.key.with_extension("csr");
-    let extensions = pair.key.with_extension("ext");
-    fs::write(&extensions, format!("subjectAltName={name}\nbasicConstraints=CA:FALSE\n")).unwrap();
+    let directory = pair.key.parent().unwrap();
+    let request = directory.join("request.csr");
     let files = ["-keyout", text(&pair.key), "-out", text(&request), "-subj", "/CN=test"];
     run("openssl", "openssl", &[&["req"], &NEW_KEY[..], &files].concat());
-    let days = days.to_string();
-    let issuer = ["-CA", text(&ca.certificate), "-CAkey", text(&ca.key), "-CAcreateserial"];
-    let files = ["-in", text(&request), "-extfile", text(&extensions), "-out", text(&pair.certificate)];
-    run("openssl", "openssl", &[&["x509", "-req", "-days", &days], &issuer[..], &files].concat());
+    let config = directory.join("ca.conf");
+    let settings = format!(
+        "[ca]\ndatabase={0}/index\nrand_serial=yes\nnew_certs_dir={0}\ndefault_md=sha256\npolicy=any\n\
+         x509_extensions=extensions\n[any]\ncommonName=supplied\n\
+         [extensions]\nsubjectAltName={name}\nbasicConstraints=CA:FALSE\n",
+        directory.display()
+    );
+    fs::write(&config, settings).unwrap();
+    fs::write(directory.join("index"), "").unwrap();
+    let [start, end] = validity.dates();
+    let issuer = ["-cert", text(&ca.certificate), "-keyfile", text(&ca.key)];
+    let files = ["-config", text(&config), "-in", text(&request), "-out", text(&pair.certificate)];
+    let options = ["ca", "-batch", "-notext", "-name", "ca", "-startdate", start, "-enddate", end];
+    run("openssl", "openssl", &[&options[..], &issuer, &files].concat());
     pair
 }
 

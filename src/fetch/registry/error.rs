@@ -4,13 +4,13 @@
 //! name causes in words. Invariant: server text is bounded and escaped, URLs
 //! come without userinfo and query.
 
-use std::error::Error as _;
 use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use super::tls::TlsProblem;
 use crate::limits::Bound;
 use crate::oci::{DocumentError, Mismatch};
 use crate::text::Escaped;
@@ -69,21 +69,6 @@ pub enum EndpointError {
     Proxy,
     #[error("stopped, because another part of the image failed")]
     Stopped,
-}
-
-/// Why a TLS connection did not come about.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TlsProblem {
-    #[error("its certificate is not accepted: {0}")]
-    Certificate(String),
-    #[error("it does not speak TLS on this port")]
-    NotTls,
-    #[error("it says: {0}")]
-    Other(String),
-    #[error("the configured CA has no usable certificate")]
-    Ca,
-    #[error("the configured client identity is of no use: {0}")]
-    ClientIdentity(&'static str),
 }
 
 /// Why a redirect is not followed.
@@ -182,8 +167,11 @@ impl EndpointError {
             ureq::Error::Io(error) => Self::from_io(error),
             ureq::Error::Timeout(phase) => Self::Timeout(doing(phase)),
             ureq::Error::HostNotFound => Self::HostNotFound,
-            ureq::Error::Rustls(error) => Self::Tls(TlsProblem::from_text(&error.to_string())),
-            ureq::Error::Tls(text) => Self::Tls(TlsProblem::from_text(text)),
+            ureq::Error::Other(error) => match (error.downcast_ref(), error.downcast_ref::<TlsProblem>()) {
+                (Some(error), _) => Self::Tls(TlsProblem::from(error)),
+                (None, Some(problem)) => Self::Tls(problem.clone()),
+                (None, None) => Self::Protocol("the request could not be made".into()),
+            },
             ureq::Error::ConnectProxyFailed(text) => Self::Protocol(format!("the proxy says {text}")),
             ureq::Error::ConnectionFailed => Self::Connection(io::ErrorKind::NotConnected.into()),
             ureq::Error::Protocol(error) => Self::Protocol(error.to_string()),
@@ -198,12 +186,10 @@ impl EndpointError {
     pub(super) fn from_io(error: io::Error) -> Self {
         match error.downcast::<ureq::Error>() {
             Ok(error) => Self::from_ureq(error),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-                let text = if text.is_empty() { error.to_string() } else { text };
-                Self::Tls(TlsProblem::from_text(&text))
-            }
-            Err(error) => Self::Connection(error),
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(problem) => Self::Tls(TlsProblem::from(problem)),
+                None => Self::Connection(error),
+            },
         }
     }
 }
@@ -215,34 +201,6 @@ fn doing(phase: ureq::Timeout) -> &'static str {
         ureq::Timeout::RecvResponse => "waiting for its answer",
         ureq::Timeout::PerRead | ureq::Timeout::RecvBody => "waiting for the next byte",
         _ => "sending the request",
-    }
-}
-
-impl TlsProblem {
-    /// Sorts the texts of `rustls`, whose error type is not at hand.
-    fn from_text(text: &str) -> Self {
-        let shown = || Escaped::new(text).to_string();
-        match text.split_once("invalid peer certificate: ") {
-            Some((_, problem)) => Self::Certificate(certificate_problem(problem)),
-            None if text.contains("InvalidContentType") => Self::NotTls,
-            None => Self::Other(shown()),
-        }
-    }
-}
-
-fn certificate_problem(text: &str) -> String {
-    let words = [
-        ("UnknownIssuer", "no known CA issued it"),
-        ("BadSignature", "the known CA of that name did not sign it"),
-        ("Expired", "it has expired"),
-        ("certificate expired", "it has expired"),
-        ("NotValidYet", "it is not valid yet; is the clock right?"),
-        ("certificate not valid yet", "it is not valid yet; is the clock right?"),
-        ("NotValidForName", "it is for another host"),
-    ];
-    match words.iter().find(|(start, _)| text.starts_with(start)) {
-        Some((_, words)) => (*words).into(),
-        None => Escaped::new(text).to_string(),
     }
 }
 
@@ -288,33 +246,6 @@ mod tests {
             (EndpointError::Deadline, Again::Never),
         ] {
             assert_eq!(error.again(longest), again, "{error}");
-        }
-    }
-
-    #[test]
-    fn tls_problems_are_told_in_words() {
-        for (text, words) in [
-            (
-                "invalid peer certificate: UnknownIssuer",
-                "its certificate is not accepted: no known CA issued it",
-            ),
-            (
-                "invalid peer certificate: certificate not valid yet: verification time 0 (UNIX), but …",
-                "its certificate is not accepted: it is not valid yet; is the clock right?",
-            ),
-            (
-                "invalid peer certificate: certificate expired: verification time 9 (UNIX), but …",
-                "its certificate is not accepted: it has expired",
-            ),
-            (
-                "invalid peer certificate: certificate not valid for name \"a\"",
-                "its certificate is not accepted: certificate not valid for name \"a\"",
-            ),
-            ("received corrupt message of type InvalidContentType", "it does not speak TLS on this port"),
-            ("received fatal alert: BadCertificate", "it says: received fatal alert: BadCertificate"),
-            ("peer is \x1b", "it says: peer is \\x1b"),
-        ] {
-            assert_eq!(TlsProblem::from_text(text).to_string(), words);
         }
     }
 }

@@ -5,11 +5,15 @@
 //! them only to the very same origin, and no read outlasts the pull's time.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, Body as UreqBody, BodyReader};
 
 use super::error::{EndpointError, RedirectRefusal};
@@ -193,7 +197,7 @@ impl Client<'_> {
     /// The connections to a URL's host.
     fn agent(&self, url: &Url) -> Result<Agent, EndpointError> {
         let https = url.origin().https;
-        let authority = url.authority();
+        let authority = &url.authority().to_ascii_lowercase();
         let tls = self.registries.tls.get(authority);
         if !https && tls.is_some() {
             return Err(EndpointError::TlsForHttp);
@@ -213,7 +217,7 @@ impl Client<'_> {
         Ok(agent)
     }
 
-    fn new_agent(&self, tls: ureq::tls::TlsConfig, proxy: Option<&Proxy>) -> Result<Agent, EndpointError> {
+    fn new_agent(&self, tls: ClientConfig, proxy: Option<&Proxy>) -> Result<Agent, EndpointError> {
         let timeouts = &self.network.timeouts;
         let proxy = proxy.map(|proxy| ureq::Proxy::new(proxy.url.reveal())).transpose();
         let config = Agent::config_builder()
@@ -224,7 +228,6 @@ impl Client<'_> {
             .accept_encoding("identity")
             // The default would come from the environment.
             .proxy(proxy.map_err(|_| EndpointError::Proxy)?)
-            .tls_config(tls)
             .timeout_resolve(Some(timeouts.connect))
             .timeout_connect(Some(timeouts.connect))
             .timeout_send_request(Some(timeouts.first_byte))
@@ -232,7 +235,11 @@ impl Client<'_> {
             .timeout_recv_response(Some(timeouts.first_byte))
             .timeout_per_read(Some(timeouts.idle))
             .build();
-        Ok(config.into())
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(tls::TlsConnector(Arc::new(tls)));
+        Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
     }
 }
 

@@ -8,6 +8,7 @@
 //! believed; everything read is bounded in bytes and in time.
 
 mod auth;
+mod date;
 mod download;
 mod error;
 mod http;
@@ -20,7 +21,8 @@ mod url;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
+pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal};
+pub use tls::{CertificateProblem, TlsProblem};
 
 use super::{Network, Progress};
 use crate::oci::Reference;

@@ -57,7 +57,7 @@ impl Client<'_> {
         if known.is_some() && known != refused {
             return Ok(known.cloned());
         }
-        let credentials = self.registries.credentials.get(&subject.endpoint.authority);
+        let credentials = self.registries.credentials(&subject.endpoint.authority, subject.repository);
         let value = match auth::challenge(headers) {
             None => None,
             Some(Challenge::Basic) => credentials.and_then(basic),
