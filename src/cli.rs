@@ -30,6 +30,10 @@ pub enum Command {
     Apply(Apply),
     /// Show the extensions of the running system
     List(List),
+    /// Mark the running generation as good, so that its boots are no longer counted
+    Bless(Bless),
+    /// Wait for the end of a generation's time limit, and reboot unless it was blessed
+    Expire(Expire),
     /// Fetch images into the store
     Pull(Pull),
     /// Build an image into a layer file
@@ -69,6 +73,24 @@ pub struct List {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Bless {
+    /// The generation to mark [default: the one that runs]
+    #[arg(value_name = "N")]
+    pub generation: Option<u32>,
+    /// For services: leave generations alone that were applied with --mode=try
+    #[arg(long)]
+    pub automatic: bool,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Expire {
+    #[command(flatten)]
+    pub state: State,
 }
 
 #[derive(Debug, Args)]

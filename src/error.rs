@@ -15,7 +15,7 @@ use crate::layer::manifest::HostError;
 use crate::layer::rules::RulesError;
 use crate::layer::{BuildError, Unfit};
 use crate::mount::OverlayError;
-use crate::store::{GenerationError, LayerError, StoreError};
+use crate::store::{GenerationError, LayerError, RecordError, StoreError};
 use crate::sys::{self, kmsg};
 use crate::text::Escaped;
 
@@ -47,6 +47,8 @@ pub enum Error {
     #[error(transparent)]
     Generation(#[from] GenerationError),
     #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
     Overlay(#[from] OverlayError),
     #[error(transparent)]
     System(#[from] sys::Error),
@@ -56,6 +58,8 @@ pub enum Error {
     Unpack { image: String, source: UnpackError },
     #[error("cannot {what}")]
     Boot { what: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("cannot hand off")]
+    NoInit(#[source] sys::switch_root::SwitchRootError),
     #[error("{0}")]
     NotBootable(String),
     #[error("plywood did not boot this machine: there is no {}", Escaped::path(.report))]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::config::{Config, OnFailure};
 use crate::oci::{Digest, ImageSource};
-use crate::store::{Generation, Layer};
+use crate::store::{GenerationRecord, Layer};
 
 /// What the store has for the extensions of a configuration.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Inventory {
     /// By an extension's image, as written: what the name is known to stand
     /// for, and the layer made from that.
     pub layers: BTreeMap<String, (Digest, Layer)>,
-    pub current: Option<Generation>,
+    pub current: Option<GenerationRecord>,
 }
 
 /// How one extension becomes a layer.
@@ -80,9 +80,9 @@ impl Plan {
 }
 
 impl Changes {
-    fn between(current: Option<&Generation>, steps: &[Step]) -> Self {
+    fn between(current: Option<&GenerationRecord>, steps: &[Step]) -> Self {
         let before: Vec<_> =
-            current.iter().flat_map(|g| g.layers()).map(|(entry, _)| entry.source.clone()).collect();
+            current.iter().flat_map(|record| &record.layers).map(|entry| entry.source.clone()).collect();
         let after: Vec<_> = steps.iter().map(|step| step.source.to_string()).collect();
         let missing_from = |these: &[String], others: &[String]| {
             these.iter().filter(|s| !others.contains(s)).cloned().collect()

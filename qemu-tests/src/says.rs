@@ -51,7 +51,7 @@ pub const LISTED_AS_SKIPPED: &str = "GUEST: list: skipped: *hello: plywood.skip=
 pub const PASSED_OVER: &str = "plywood: /dev/vdb: there is no config.yaml, passed over";
 pub const BUSY: &str = "plywood: *Device or resource busy";
 pub const MISSING_STATE: &str = "plywood: the configured extensions: *plywood.state=LABEL=NOWHERE";
-pub const ANOTHER_ATTEMPT: &str = "plywood: the * generation: ";
+pub const ANOTHER_ATTEMPT: &str = "plywood: the state: ";
 pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
 pub const A_FAILURE: &str = "plywood: the configured extensions:";
 pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";

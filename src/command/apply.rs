@@ -27,11 +27,11 @@ pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
         sources: &sources,
         machine: &machine,
         origin: Origin::Apply,
+        proof: machine::proof(&config),
         now: machine::now(),
     };
-    let current = store.current()?;
-    let before = current.as_ref().map(|generation| generation.number());
-    let plan = assembly.plan(current);
+    let before = store.current()?;
+    let plan = assembly.plan(before.and_then(|number| store.generation_record(number).ok()));
     if arguments.dry_run {
         return super::print(plan.to_string().trim_end());
     }

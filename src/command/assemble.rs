@@ -18,7 +18,9 @@ use crate::fetch::{self, Fetcher, Resolved};
 use crate::layer::{self, Recipe, Unfit};
 use crate::oci::{Digest, ImageSource};
 use crate::plan::{Action, Inventory, Plan, Step};
-use crate::store::{Draft, Generation, Layer, LayerEntry, Lock, Origin, Skipped, Store};
+use crate::store::{
+    Draft, Generation, GenerationRecord, Layer, LayerEntry, Lock, Origin, Proof, Skipped, Store,
+};
 
 /// What a generation is assembled from.
 pub struct Assembly<'a> {
@@ -29,6 +31,7 @@ pub struct Assembly<'a> {
     pub sources: &'a [Source],
     pub machine: &'a Machine,
     pub origin: Origin,
+    pub proof: Proof,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -38,7 +41,7 @@ pub type BringUpNetwork<'a> = dyn FnMut() -> Result<(), Error> + 'a;
 
 impl Assembly<'_> {
     /// What would have to be done. Touches no network.
-    pub fn plan(&self, current: Option<Generation>) -> Plan {
+    pub fn plan(&self, current: Option<GenerationRecord>) -> Plan {
         let mut inventory = Inventory { layers: BTreeMap::new(), current };
         for extension in self.config.extensions() {
             if let Some(found) = self.find_stored(&extension.image, inventory.current.as_ref()) {
@@ -51,10 +54,15 @@ impl Assembly<'_> {
     /// The layer that `source` is known to stand for, if the store has it and
     /// it fits this machine. A tag stands for what it was when the current
     /// generation was made; what lies on this machine is looked at again.
-    fn find_stored(&self, source: &ImageSource, current: Option<&Generation>) -> Option<(Digest, Layer)> {
+    fn find_stored(
+        &self,
+        source: &ImageSource,
+        current: Option<&GenerationRecord>,
+    ) -> Option<(Digest, Layer)> {
         let resolved = match source {
             ImageSource::Registry(reference) => {
-                let digest = reference.digest().copied().or_else(|| recorded(current?, source))?;
+                let digest =
+                    reference.digest().copied().or_else(|| Some(recorded(current?, source)?.image))?;
                 let selection = machine::selection(self.config, self.machine);
                 fetch::resolve_stored(self.store, &selection, source, &digest).ok().flatten()
             }
@@ -63,7 +71,7 @@ impl Assembly<'_> {
         let (image, layer) = match resolved {
             Some(resolved) => (*resolved.digest(), self.store.layer(&self.recipe.key(resolved.chain_id()))?),
             // The medium may be gone; the layer made from it is still good.
-            None if !source.path().is_some_and(Path::exists) => recorded_layer(current?, source)?,
+            None if !source.path().is_some_and(Path::exists) => self.recorded_layer(current?, source)?,
             None => return None,
         };
         match layer::check_fits(&layer, self.recipe) {
@@ -73,6 +81,11 @@ impl Assembly<'_> {
                 None
             }
         }
+    }
+
+    fn recorded_layer(&self, current: &GenerationRecord, source: &ImageSource) -> Option<(Digest, Layer)> {
+        let entry = recorded(current, source)?;
+        Some((entry.image, self.store.layer(&entry.key)?))
     }
 
     /// Looks at an image on this machine, without keeping its content.
@@ -107,7 +120,13 @@ impl Assembly<'_> {
     }
 
     fn entry(&self, step: &Step, image: Digest, layer: &Layer) -> LayerEntry {
-        LayerEntry { number: step.number, source: step.source.to_string(), image, key: *layer.key() }
+        LayerEntry {
+            number: step.number,
+            source: step.source.to_string(),
+            image,
+            key: *layer.key(),
+            digest: layer.record().digest,
+        }
     }
 
     fn obtain(
@@ -148,19 +167,44 @@ impl Assembly<'_> {
         skipped: Vec<Skipped>,
     ) -> Result<Generation, Error> {
         let config = joined(self.sources);
-        if let Ok(Some(current)) = self.store.current()
-            && current.record().config == Digest::sha256(config.as_bytes())
-            && current.layers() == layers
-            && sources_of(&current.record().skipped) == sources_of(&skipped)
-        {
-            log::info!("generation {} is what the configuration asks for", current.number());
-            return Ok(current);
+        let wanted = Wanted { config: Digest::sha256(config.as_bytes()), layers: &layers, skipped: &skipped };
+        if let Some(number) = self.find_committed(&wanted) {
+            log::info!("generation {number} is what the configuration asks for");
+            self.store.activate(lock, number)?;
+            return Ok(self.store.generation(number)?);
         }
         let extensions = extensions_of(&layers)?;
-        let draft = Draft { origin: self.origin, created: self.now, config, extensions, layers, skipped };
+        let draft = Draft {
+            origin: self.origin,
+            created: self.now,
+            proof: self.proof,
+            config,
+            extensions,
+            layers,
+            skipped,
+        };
         let generation = self.store.commit_generation(lock, draft)?;
         log::info!("committed generation {}", generation.number());
         Ok(generation)
+    }
+
+    /// The generation that is what is wanted already. Of a configuration that
+    /// comes with every boot it may be any, so that what was found to be bad
+    /// stays that; to apply anew is to want a new one.
+    fn find_committed(&self, wanted: &Wanted<'_>) -> Option<u32> {
+        let is_it = |number: &u32| {
+            self.store
+                .generation_record(*number)
+                .is_ok_and(|record| wanted.is(&record) && self.store.generation(*number).is_ok())
+        };
+        match self.origin {
+            Origin::Boot => self.store.generations().ok()?.into_iter().rev().find(is_it),
+            Origin::Apply => {
+                let current = self.store.current().ok()??;
+                let is_bad = self.store.trials().is_ok_and(|trials| trials.why_bad(current).is_some());
+                Some(current).filter(|current| !is_bad && is_it(current))
+            }
+        }
     }
 
     fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
@@ -212,15 +256,24 @@ fn note_compatibility(layer: &Layer) {
     }
 }
 
-fn recorded(generation: &Generation, source: &ImageSource) -> Option<Digest> {
+fn recorded<'a>(generation: &'a GenerationRecord, source: &ImageSource) -> Option<&'a LayerEntry> {
     let name = source.to_string();
-    generation.layers().iter().find(|(entry, _)| entry.source == name).map(|(entry, _)| entry.image)
+    generation.layers.iter().find(|entry| entry.source == name)
 }
 
-fn recorded_layer(generation: &Generation, source: &ImageSource) -> Option<(Digest, Layer)> {
-    let name = source.to_string();
-    let (entry, layer) = generation.layers().iter().find(|(entry, _)| entry.source == name)?;
-    Some((entry.image, layer.clone()))
+/// What a generation has to be so that no new one is needed.
+struct Wanted<'a> {
+    config: Digest,
+    layers: &'a [(LayerEntry, Layer)],
+    skipped: &'a [Skipped],
+}
+
+impl Wanted<'_> {
+    fn is(&self, record: &GenerationRecord) -> bool {
+        record.config == self.config
+            && record.layers.iter().eq(self.layers.iter().map(|(entry, _)| entry))
+            && sources_of(&record.skipped) == sources_of(self.skipped)
+    }
 }
 
 /// Reasons vary from try to try; what is left out is what matters.
@@ -229,7 +282,7 @@ fn sources_of(skipped: &[Skipped]) -> Vec<&str> {
 }
 
 /// The configuration as one text: the files one after another, as documents.
-fn joined(sources: &[Source]) -> String {
+pub fn joined(sources: &[Source]) -> String {
     let texts: Vec<_> = sources.iter().map(|source| String::from_utf8_lossy(&source.text)).collect();
     texts.join("\n---\n")
 }

@@ -23,11 +23,27 @@ pub const REPORT: &str = "/run/plywood/boot.json";
 pub struct Report {
     /// The generation that runs; none on the plain root.
     pub generation: Option<u32>,
+    /// That this boot is an attempt; none if the generation is proven.
+    #[serde(default)]
+    pub trial: Option<Trial>,
     pub extensions: Vec<Running>,
     /// Extensions that are left out, and why.
     pub skipped: Vec<Skipped>,
     /// What was tried before, and why it did not boot.
     pub failures: Vec<String>,
+}
+
+/// A boot that has to be blessed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// From 1 on.
+    pub attempt: u32,
+    /// Attempts that the generation has in all.
+    pub of: u32,
+    /// Seconds after which the boot is ended unless it was blessed by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<u64>,
 }
 
 /// One extension that runs.
@@ -48,21 +64,23 @@ pub struct Running {
     pub image: Digest,
 }
 
-/// Prints the running extensions.
-pub fn run(arguments: &cli::List) -> Result<(), Error> {
+/// What the boot left.
+pub fn report() -> Result<Report, Error> {
     let path = Path::new(REPORT);
     let bytes = fs::read(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::NotBooted { report: path.into() },
         _ => Error::Read { path: path.into(), source },
     })?;
-    let invalid = |source: serde_json::Error| Error::Read { path: path.into(), source: source.into() };
-    let text = if arguments.json {
-        let report: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
-        format!("{report:#}")
-    } else {
-        table(&serde_json::from_slice(&bytes).map_err(invalid)?)
-    };
-    super::print(text.trim_end())
+    serde_json::from_slice(&bytes).map_err(|source| Error::Read { path: path.into(), source: source.into() })
+}
+
+/// Prints the running extensions.
+pub fn run(arguments: &cli::List) -> Result<(), Error> {
+    let report = report()?;
+    if arguments.json {
+        return super::print(format_args!("{:#}", serde_json::json!(report)));
+    }
+    super::print(table(&report).trim_end())
 }
 
 fn table(report: &Report) -> String {
@@ -70,6 +88,9 @@ fn table(report: &Report) -> String {
         Some(number) => format!("generation {number}\n"),
         None => "no generation: the plain root runs\n".into(),
     };
+    if let Some(Trial { attempt, of, .. }) = report.trial {
+        text += &format!("attempt {attempt} of {of}, until `plywood bless`\n");
+    }
     let rows: Vec<_> = report
         .extensions
         .iter()
@@ -137,6 +158,7 @@ mod tests {
         };
         let report = Report {
             generation: Some(3),
+            trial: None,
             extensions: vec![running(0, "tools", 4096), running(1, "gvisor", 3 << 20)],
             skipped: vec![Skipped { source: "ghcr.io/a/x".into(), reason: "not found".into() }],
             failures: vec![],

@@ -16,6 +16,7 @@ use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, squashfs};
 use crate::oci::Platform;
 use crate::oci::registries::Authorities;
+use crate::store::Proof;
 use crate::sys::kmsg;
 
 /// Facts about the machine that extensions are for.
@@ -160,6 +161,11 @@ fn rules(config: &Config) -> Result<Rules, Error> {
         rules.allow_xattr(name)?;
     }
     Ok(rules)
+}
+
+/// How a generation of this configuration has to prove itself.
+pub fn proof(config: &Config) -> Proof {
+    Proof { attempts: config.boot_attempts(), time_limit: None }
 }
 
 /// Which image of several is for a machine, within its configuration's limits.

@@ -6,8 +6,10 @@
 
 mod apply;
 pub mod assemble;
+mod bless;
 pub mod boot;
 pub mod build;
+mod decision;
 mod extensions_yaml;
 mod images;
 mod list;
@@ -42,6 +44,8 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
         },
         Command::Apply(arguments) => apply::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Bless(arguments) => bless::run(arguments),
+        Command::Expire(arguments) => bless::expire(arguments),
         Command::Pull(arguments) => images::pull(arguments),
         Command::Pack(arguments) => images::pack(arguments),
         Command::Unpack(arguments) => images::unpack(arguments),

@@ -62,6 +62,8 @@ pub(super) struct Draft {
     pub idle: Setting<Duration>,
     pub total: Setting<Duration>,
     pub keep_generations: Setting<NonZeroU32>,
+    pub boot_attempts: Setting<u32>,
+    pub watchdog: Setting<Duration>,
     pub on_failure: Setting<OnFailure>,
     pub passed_over: Vec<String>,
 }
@@ -182,11 +184,14 @@ impl Draft {
                 total: value_or(self.total, timeouts.total),
             },
             keep_generations: value_or(self.keep_generations, DEFAULT_KEEP_GENERATIONS),
+            boot_attempts: value_or(self.boot_attempts, DEFAULT_BOOT_ATTEMPTS),
+            watchdog: self.watchdog.map(|given| given.value),
             passed_over: self.passed_over,
         }
     }
 }
 
+const DEFAULT_BOOT_ATTEMPTS: u32 = 3;
 const DEFAULT_KEEP_GENERATIONS: NonZeroU32 = NonZeroU32::new(3).unwrap();
 
 fn values<T>(named: Named<T>) -> BTreeMap<String, T> {

@@ -20,6 +20,7 @@ pub mod units;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::limits::{Bound, Limits};
 use crate::oci::Registries;
@@ -46,6 +47,8 @@ pub struct Config {
     limits: Limits,
     timeouts: Timeouts,
     keep_generations: NonZeroU32,
+    boot_attempts: u32,
+    watchdog: Option<Duration>,
     passed_over: Vec<String>,
 }
 
@@ -104,6 +107,17 @@ impl Config {
 
     pub fn keep_generations(&self) -> NonZeroU32 {
         self.keep_generations
+    }
+
+    /// Boots of a generation that may be tried until one is blessed; 0 if
+    /// none has to be.
+    pub fn boot_attempts(&self) -> u32 {
+        self.boot_attempts
+    }
+
+    /// How long an attempt may take before the hardware watchdog ends it.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
     }
 
     /// Paths of what is for others and was not read, for one line of log.

@@ -17,6 +17,8 @@ use crate::yaml::{Cursor, Fields};
 const WRITABLE: &[(&str, Writable)] =
     &[("no", Writable::No), ("tmpfs", Writable::Tmpfs), ("persistent", Writable::Persistent)];
 const PERMISSION: &[(&str, Permission)] = &[("deny", Permission::Deny), ("allow", Permission::Allow)];
+const MAX_BOOT_ATTEMPTS: u32 = 100;
+const WATCHDOG_SECONDS: std::ops::RangeInclusive<u64> = 10..=3600;
 
 pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     for (name, at) in fields.optional("host").and_then(|at| at.entries()).unwrap_or_default() {
@@ -40,6 +42,8 @@ pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     let keep =
         |at: &Cursor<'_>| at.parse_with(parse_count).and_then(|count| NonZeroU32::try_from(count).ok());
     once(&mut draft.keep_generations, fields.optional("keepGenerations"), keep);
+    once(&mut draft.boot_attempts, fields.optional("bootAttempts"), |at| at.parse_with(parse_attempts));
+    once(&mut draft.watchdog, fields.optional("watchdog"), read_watchdog);
     once(&mut draft.on_failure, fields.optional("onFailure"), |at| at.one_of(ON_FAILURE));
     fields.finish();
 }
@@ -161,6 +165,23 @@ fn read_timeout(at: &Cursor<'_>) -> Option<Duration> {
         at.problem("a timeout is longer than nothing");
     }
     Some(timeout)
+}
+
+/// Attempts from none, which is to need no proof, to as many as anyone waits for.
+fn parse_attempts(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_BOOT_ATTEMPTS);
+    count.ok_or_else(|| {
+        format!("expected a number from 0 to {MAX_BOOT_ATTEMPTS}, found `{}`", Escaped::new(text))
+    })
+}
+
+/// A time that watchdogs can count in whole seconds.
+fn read_watchdog(at: &Cursor<'_>) -> Option<Duration> {
+    let time = at.parse_with(parse_duration)?;
+    if !WATCHDOG_SECONDS.contains(&time.as_secs()) || time.subsec_nanos() != 0 {
+        at.problem("a watchdog waits for 10s to 1h, in whole seconds");
+    }
+    Some(time)
 }
 
 /// A number from 1 on.

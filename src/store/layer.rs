@@ -7,16 +7,16 @@
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lock, Staged, Store, read_json, sync_parent};
+use super::{Lock, Staged, Store, record, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
 use crate::text::Escaped;
 
-/// Version of [`LayerRecord`]; a record of another version is not read.
+/// Version of [`LayerRecord`]; a newer one is not read.
 const RECORD_FORMAT: u32 = 1;
 
 /// What a layer was made from and how, as one digest. The same key stands for
@@ -71,13 +71,6 @@ impl LayerRecord {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct RecordFile {
-    format: u32,
-    #[serde(flatten)]
-    record: LayerRecord,
-}
-
 /// A finished layer in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -95,7 +88,7 @@ pub enum LayerError {
     Stage { source: io::Error },
     #[error("layer {key} is damaged")]
     Damaged { key: LayerKey, source: io::Error },
-    #[error("layer {key} is not a regular file of {size} bytes that only its owner writes")]
+    #[error("layer {key} is not a file of {size} bytes")]
     NotALayer { key: LayerKey, size: u64 },
 }
 
@@ -124,10 +117,11 @@ impl Layer {
     pub fn open(&self) -> Result<File, LayerError> {
         let key = self.key;
         let io = |source| LayerError::Io { action: "open", key, source };
-        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        let writable_by_others = metadata.permissions().mode() & 0o022 != 0;
-        if !metadata.is_file() || metadata.len() != self.record.size || writable_by_others {
+        let file = record::open_trusted(&self.path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => io(source),
+            _ => LayerError::Damaged { key, source },
+        })?;
+        if file.metadata().map_err(io)?.len() != self.record.size {
             return Err(LayerError::NotALayer { key, size: self.record.size });
         }
         let mut checked = VerifyingReader::new(&file, self.record.digest, Some(self.record.size));
@@ -179,22 +173,21 @@ impl Store {
         record: LayerRecord,
     ) -> Result<Layer, LayerError> {
         let io = |action| move |source| LayerError::Io { action, key, source };
-        let file = RecordFile { format: RECORD_FORMAT, record };
-        self.replace_json(&self.record_path(&key), &file).map_err(io("write the record of"))?;
+        self.replace_record(&self.record_path(&key), RECORD_FORMAT, &record)
+            .map_err(io("write the record of"))?;
         let path = self.layer_path(&key);
         staged.0.file.set_permissions(Permissions::from_mode(0o400)).map_err(io("protect"))?;
         staged.0.persist(&path).map_err(io("name"))?;
-        Ok(Layer { key, path, record: file.record })
+        Ok(Layer { key, path, record })
     }
 
     /// The stored layer with this key, if it is whole as far as its record
     /// and length tell; [`Layer::open`] checks the rest.
     pub fn layer(&self, key: &LayerKey) -> Option<Layer> {
-        let file: RecordFile = read_json(&self.record_path(key)).ok()?;
+        let record: LayerRecord = record::read(&self.record_path(key), RECORD_FORMAT).ok()?;
         let path = self.layer_path(key);
         let metadata = fs::symlink_metadata(&path).ok()?;
-        (file.format == RECORD_FORMAT && metadata.is_file() && metadata.len() == file.record.size)
-            .then_some(Layer { key: *key, path, record: file.record })
+        (metadata.is_file() && metadata.len() == record.size).then_some(Layer { key: *key, path, record })
     }
 
     fn layer_path(&self, key: &LayerKey) -> PathBuf {

@@ -8,24 +8,29 @@
 mod blob;
 mod generation;
 mod layer;
+mod record;
+mod trials;
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::text::Escaped;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 pub use blob::{Blob, BlobError, open_regular};
-pub use generation::{Draft, Generation, GenerationError, GenerationRecord, LayerEntry, Origin, Skipped};
+pub use generation::{
+    Draft, Generation, GenerationError, GenerationRecord, LayerEntry, Origin, Proof, Skipped,
+};
 pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of};
+pub use record::RecordError;
+pub use trials::{Mark, Trials, Verdict};
 
-/// Longest record that is read, in bytes.
-const MAX_RECORD: u64 = 16 * 1024 * 1024;
+/// Mode of every file that is not a layer, whatever the umask.
+const PRIVATE: u32 = 0o600;
 
 /// The state directory, open for use.
 #[derive(Debug)]
@@ -38,8 +43,8 @@ pub struct Store {
 pub enum StoreError {
     #[error("cannot {action} {}", Escaped::path(.path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("the state directory {} is in use by another plywood", Escaped::path(.path))]
-    Locked { path: PathBuf },
+    #[error("the state directory {} is locked by {}", Escaped::path(.path), holder(*.pid))]
+    Locked { path: PathBuf, pid: Option<u32> },
 }
 
 /// The right to change what the store points at. Released when dropped, or
@@ -79,11 +84,20 @@ impl Store {
     pub fn lock(&self) -> Result<Lock, StoreError> {
         let path = self.path.join("lock");
         let failed = |source| StoreError::Io { action: "lock", path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let mut options = File::options();
+        options.create(true).truncate(false).read(true).write(true).mode(PRIVATE);
+        let mut file = options.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked { path: self.path.clone() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StoreError::Locked { path: self.path.clone(), pid: locked_by(&file) });
+            }
             Err(errno) => return Err(failed(errno.into())),
             Ok(()) => {}
+        }
+        // Who holds the lock is for messages only, so a full disk is no matter.
+        let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        if let Err(error) = noted {
+            log::debug!("{} does not say who holds it: {error}", path.display());
         }
         self.sweep_staging().map_err(failed)?;
         Ok(Lock { _file: file })
@@ -106,16 +120,26 @@ impl Store {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("staging/{}-{number}", std::process::id()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(PRIVATE).open(&path)?;
         Ok(Staged { path, file, kept: false })
     }
 
-    fn replace_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fn replace_record(&self, path: &Path, format: u32, value: &impl Serialize) -> io::Result<()> {
         let mut staged = self.stage()?;
-        serde_json::to_writer_pretty(&mut staged.file, value)?;
-        staged.file.write_all(b"\n")?;
+        staged.file.write_all(&record::encode(format, value)?)?;
         staged.persist(path)
     }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or("another plywood".into(), |pid| format!("pid {pid}"))
+}
+
+/// The process that a lock's file names.
+fn locked_by(mut file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = file.read(&mut text).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
 }
 
 /// A file on its way to its name. Removed when dropped before that.
@@ -146,14 +170,6 @@ impl Drop for Staged {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let length = fs::metadata(path)?.len();
-    if length > MAX_RECORD {
-        return Err(io::Error::other(format!("{length} bytes are too many for a record")));
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
 /// Makes a name just given in `path`'s directory survive a crash.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {
@@ -174,7 +190,8 @@ mod tests {
         fs::write(directory.path().join("staging/99-0"), "half").unwrap();
         let lock = store.lock().unwrap();
         assert_eq!(fs::read_dir(directory.path().join("staging")).unwrap().count(), 0);
-        assert!(matches!(store.lock(), Err(StoreError::Locked { .. })));
+        let error = store.lock().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("is locked by pid {}", std::process::id())), "{error}");
         drop(lock);
         store.lock().unwrap();
     }

@@ -13,22 +13,23 @@ mod root;
 mod sources;
 mod state;
 mod timeline;
+mod trial;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::assemble::Assembly;
+use super::assemble::{self, Assembly};
 use super::list::Report;
 use super::machine::{self, Machine};
-use crate::config::cmdline::{BootParameters, CommandLine, FailureAction, Parameter};
+use crate::config::cmdline::{BootParameters, CommandLine, Parameter};
 use crate::config::{KernelModule, Source};
 use crate::error::Error;
 use crate::mount::Attached;
-use crate::store::{Generation, LayerKey, Origin, Store};
+use crate::oci::Digest;
+use crate::store::{Generation, GenerationRecord, LayerKey, Origin, Store, Trials};
 use crate::sys::kmsg::{self, Target};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::module::Modules;
@@ -37,6 +38,7 @@ use emergency::Fate;
 use root::SYSROOT;
 pub use state::STATE;
 use timeline::Timeline;
+use trial::{Candidate, Failure};
 
 /// What the kernel tries when the command line names no init.
 const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
@@ -55,6 +57,8 @@ pub struct Boot {
     store: Option<Rc<Store>>,
     /// Opening the state directory failed; to try again would be to wait again.
     has_no_store: bool,
+    /// What boots have shown of generations.
+    trials: Trials,
     /// What the booted generation's configuration asks for.
     configured_modules: Vec<KernelModule>,
 }
@@ -138,6 +142,7 @@ impl Boot {
             root: SYSROOT.into(),
             store: None,
             has_no_store: false,
+            trials: Trials::default(),
             configured_modules: Vec::new(),
         })
     }
@@ -210,57 +215,55 @@ impl Boot {
     /// this returns has an init that can start.
     fn mount_first_that_works(&mut self) -> Result<Mounted, Error> {
         let mut failures = Vec::new();
-        for candidate in candidates(&self.parameters) {
-            if self.has_no_store && candidate != Candidate::Plain {
-                continue;
-            }
+        for candidate in self.candidates(&mut failures) {
             match self.attempt(candidate) {
-                Ok(None) => {}
-                Ok(Some(mut mounted)) => {
+                Ok(mut mounted) => {
                     if candidate == Candidate::Plain && !failures.is_empty() {
                         log::warn!("booting the plain root, without extensions");
                     }
-                    mounted.report.failures = failures;
+                    self.conclude(&failures);
+                    mounted.report.failures = failures.into_iter().map(|failure| failure.text).collect();
                     self.timeline.done("mount");
                     return Ok(mounted);
                 }
-                Err(error) => {
-                    let failure = format!("{candidate}: {}", error.chain());
-                    log::error!("{failure}");
-                    failures.push(failure);
-                }
+                Err(error) => failures.push(Failure::of(candidate, &error)),
             }
         }
         Err(Error::NotBootable("nothing that may be booted works; see above".into()))
     }
 
-    /// Mounts what `candidate` stands for at the root. `None` if there is
-    /// nothing that it stands for. Nothing of a failed attempt is left.
-    fn attempt(&mut self, candidate: Candidate) -> Result<Option<Mounted>, Error> {
-        let generation = match candidate {
-            Candidate::Plain => return self.finish(Report::default(), None).map(Some),
-            Candidate::Configured => self.configured()?,
-            Candidate::Numbered(number) => Some(self.store()?.generation(number)?),
-            Candidate::Current => self.store()?.current()?,
-            Candidate::Previous => self.store()?.previous()?,
+    /// Mounts what `candidate` stands for at the root. Nothing of a failed
+    /// attempt is left.
+    fn attempt(&mut self, candidate: Candidate) -> Result<Mounted, Error> {
+        let Candidate::Generation(choice) = candidate else {
+            return self.finish(Report::default(), None);
         };
-        let Some(mut generation) = generation else { return Ok(None) };
+        let mut generation = self.store()?.generation(choice.number)?;
+        self.count(choice)?;
         let mut overlay = self.mount(&generation);
-        if candidate == Candidate::Configured
+        if trial::is_wanted(choice)
             && let Err(Error::Layer(error)) = &overlay
             && let Some(key) = error.damaged()
         {
             log::warn!("{}; making it again", kmsg::chain(error));
-            self.remove_layer(key)?;
-            // The configuration of this generation, wherever it came from:
-            // without all its layers the store does not open it any more.
-            let name = format!("generation {}", generation.number());
-            let source = Source { name, text: generation.config()?.into_bytes() };
-            generation = self.assemble(generation.record().origin, &[source], None)?;
+            self.remake(&generation, key)?;
+            generation = self.store()?.generation(choice.number)?;
             overlay = self.mount(&generation);
         }
-        let report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
-        self.finish(report, overlay?).map(Some)
+        let mut report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
+        report.trial = report::trial(choice.count, &generation.record().proof);
+        self.finish(report, overlay?)
+    }
+
+    /// Makes a damaged layer of `generation` again, from its configuration
+    /// wherever that came from: without all its layers the store does not
+    /// open it any more.
+    fn remake(&mut self, generation: &Generation, key: &LayerKey) -> Result<(), Error> {
+        self.remove_layer(key)?;
+        let name = format!("generation {}", generation.number());
+        let source = Source { name, text: generation.config()?.into_bytes() };
+        let record = generation.record();
+        self.assemble(record.origin, &[source], Some(record.clone())).map(drop)
     }
 
     fn remove_layer(&mut self, key: &LayerKey) -> Result<(), Error> {
@@ -271,7 +274,10 @@ impl Boot {
     /// Checks that the root at hand can be handed off to; takes the overlay
     /// away again if it cannot.
     fn finish(&self, report: Report, overlay: Option<Attached>) -> Result<Mounted, Error> {
-        match self.find_init() {
+        // The kernel's last resort is for a base; of an extension that hides
+        // init it would make a shell that nobody asked for.
+        let inits = if overlay.is_some() { &INITS[..INITS.len() - 1] } else { &INITS[..] };
+        match self.find_init(inits) {
             Ok(new_root) => Ok(Mounted { new_root, report }),
             Err(error) => {
                 overlay.into_iter().for_each(Attached::detach);
@@ -282,13 +288,12 @@ impl Boot {
 
     /// The generation that the configuration asks for, assembled now if it is
     /// not in the store. `None` without a configuration.
-    fn configured(&mut self) -> Result<Option<Generation>, Error> {
+    fn configured(&mut self) -> Result<Option<u32>, Error> {
         let store = self.store()?;
-        // A damaged current generation must not keep a new one from being made.
-        let current = store.current().unwrap_or_else(|error| {
-            log::warn!("the current generation is not used: {}", Error::from(error).chain());
-            None
-        });
+        let current = store.current().ok().flatten();
+        // Neither a damaged generation nor its missing layers keep a new one
+        // from being made.
+        let record = current.and_then(|number| store.generation_record(number).ok());
         let (origin, sources) = self.find_config(store.applied_config())?;
         if sources.is_empty() {
             log::info!("no configuration found");
@@ -296,7 +301,10 @@ impl Boot {
         }
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         log::info!("configuration: {}", names.join(", "));
-        self.assemble(origin, &sources, current).map(Some)
+        if let Some(number) = bad_generation_of(&store, &sources) {
+            return Ok(Some(number));
+        }
+        self.assemble(origin, &sources, record).map(|generation| Some(generation.number()))
     }
 
     /// Who asked for the generation stays its origin when it is made again,
@@ -305,7 +313,7 @@ impl Boot {
         &mut self,
         origin: Origin,
         sources: &[Source],
-        current: Option<Generation>,
+        current: Option<GenerationRecord>,
     ) -> Result<Generation, Error> {
         let config = machine::parse_config(sources)?;
         let machine = Machine::running(&self.root, &config)?;
@@ -319,6 +327,7 @@ impl Boot {
             sources,
             machine: &machine,
             origin,
+            proof: machine::proof(&config),
             now: machine::now(),
         };
         let plan = assembly.plan(current);
@@ -329,12 +338,12 @@ impl Boot {
     }
 
     /// The init that will run, checked inside the root at hand.
-    fn find_init(&self) -> Result<NewRoot, Error> {
-        let failed = |error| Error::Boot { what: "hand off".into(), source: Box::new(error) };
+    fn find_init(&self, inits: &[&str]) -> Result<NewRoot, Error> {
+        let failed = Error::NoInit;
         if let Some(init) = &self.parameters.init {
             return NewRoot::check(&self.root, init).map_err(failed);
         }
-        let mut checked = INITS.iter().map(|init| NewRoot::check(&self.root, Path::new(init)));
+        let mut checked = inits.iter().map(|init| NewRoot::check(&self.root, Path::new(init)));
         // The first failure is the telling one: the others are fallbacks.
         match checked.next() {
             Some(Err(error)) => checked.find_map(Result::ok).ok_or_else(|| failed(error)),
@@ -350,61 +359,13 @@ struct Mounted {
     report: Report,
 }
 
-/// Something that may be booted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Candidate {
-    /// What the configuration asks for.
-    Configured,
-    /// What the command line asks for.
-    Numbered(u32),
-    Current,
-    Previous,
-    /// The base alone.
-    Plain,
-}
-
-impl fmt::Display for Candidate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configured => f.write_str("the configured extensions"),
-            Self::Numbered(number) => write!(f, "generation {number}"),
-            Self::Current => f.write_str("the current generation"),
-            Self::Previous => f.write_str("the previous generation"),
-            Self::Plain => f.write_str("the plain root"),
-        }
-    }
-}
-
-/// What to try, best first. The command line can only take away.
-fn candidates(parameters: &BootParameters) -> Vec<Candidate> {
-    if !parameters.enabled {
-        return vec![Candidate::Plain];
-    }
-    let wanted = parameters.generation.map_or(Candidate::Configured, Candidate::Numbered);
-    let mut candidates = vec![wanted, Candidate::Current, Candidate::Previous];
-    if matches!(parameters.on_failure, None | Some(FailureAction::Base)) {
-        candidates.push(Candidate::Plain);
-    }
-    candidates
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_says_what_may_be_booted() {
-        use Candidate::{Configured, Current, Numbered, Plain, Previous};
-        for (line, expected) in [
-            ("", &[Configured, Current, Previous, Plain][..]),
-            ("plywood=0", &[Plain]),
-            ("plywood.generation=3", &[Numbered(3), Current, Previous, Plain]),
-            ("plywood.onfailure=reboot", &[Configured, Current, Previous]),
-            ("plywood.onfailure=base", &[Configured, Current, Previous, Plain]),
-            ("plywood=0 plywood.onfailure=reboot", &[Plain]),
-        ] {
-            let parameters = BootParameters::new(&CommandLine::parse(line.as_bytes()));
-            assert_eq!(candidates(&parameters), expected, "{line}");
-        }
-    }
+/// The newest generation of this configuration, if it is bad: then nothing is
+/// fetched for it either.
+fn bad_generation_of(store: &Store, sources: &[Source]) -> Option<u32> {
+    let digest = Digest::sha256(assemble::joined(sources).as_bytes());
+    let trials = store.trials().ok()?;
+    let asks_for =
+        |number: &u32| store.generation_record(*number).is_ok_and(|record| record.config == digest);
+    let newest = store.generations().ok()?.into_iter().rev().find(asks_for)?;
+    trials.why_bad(newest).map(|_| newest)
 }

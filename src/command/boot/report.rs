@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use super::timeline::Timeline;
+use crate::command::decision::Count;
 use crate::command::extensions_yaml::layer_name;
-use crate::command::list::{REPORT, Report, Running};
-use crate::store::{Generation, Layer, LayerEntry, Skipped};
+use crate::command::list::{REPORT, Report, Running, Trial};
+use crate::store::{Generation, Layer, LayerEntry, Proof, Skipped};
 use crate::sys::kmsg;
 
 /// What the root with `generation` mounted holds, less what `is_skipped`.
@@ -21,7 +22,15 @@ pub fn of(generation: &Generation, is_skipped: impl Fn(&LayerEntry, &Layer) -> b
             extensions.push(running(entry, layer));
         }
     }
-    Report { generation: Some(generation.number()), extensions, skipped, failures: Vec::new() }
+    Report { generation: Some(generation.number()), trial: None, extensions, skipped, failures: Vec::new() }
+}
+
+/// The attempt that this boot is, if it has to be blessed.
+pub fn trial(count: Count, proof: &Proof) -> Option<Trial> {
+    match count {
+        Count::Attempt { number: attempt, of } => Some(Trial { attempt, of, time_limit: proof.time_limit }),
+        Count::Free => None,
+    }
 }
 
 fn running(entry: &LayerEntry, layer: &Layer) -> Running {

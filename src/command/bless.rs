@@ -1,0 +1,79 @@
+//! `plywood bless` and `plywood expire`: the end of a generation's trial.
+//!
+//! In: `/run/plywood/boot.json`, which says what runs, and the store. Out: a
+//! mark that the generation is good; or, when the time of a tried generation
+//! is over without one, a reboot. Invariant: nothing but a boot that came up,
+//! or a person, marks a generation good.
+
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::list::{self, Report};
+use super::machine;
+use crate::cli;
+use crate::error::Error;
+use crate::store::Store;
+use crate::sys::power::{self, Ending};
+
+/// How long an init has to end the machine by itself.
+const GRACE: Duration = Duration::from_secs(120);
+
+/// Marks the running generation, or the one that `arguments` name, as good.
+pub fn run(arguments: &cli::Bless) -> Result<(), Error> {
+    let report = match arguments.generation {
+        Some(number) => Report { generation: Some(number), ..Report::default() },
+        None => list::report()?,
+    };
+    let Some(number) = report.generation else {
+        return super::print("nothing to bless: the plain root runs");
+    };
+    if arguments.automatic && report.trial.is_some_and(|trial| trial.time_limit.is_some()) {
+        return super::print(format_args!(
+            "generation {number} is on trial for a limited time: `plywood bless`, without --automatic, ends it"
+        ));
+    }
+    let store = Store::open(&machine::state_directory(&arguments.state))?;
+    let trials = store.trials()?;
+    // A write that changes nothing could only fail.
+    if trials.is_good(number) && trials.last_good == Some(number) {
+        return super::print(format_args!("generation {number} is good already"));
+    }
+    let lock = store.lock()?;
+    let mut trials = store.trials()?;
+    store.generation(number)?;
+    trials.bless(number);
+    store.put_trials(&lock, &trials)?;
+    super::print(format_args!("generation {number} is good"))
+}
+
+/// Waits until the time limit of the running trial is over, and reboots the
+/// machine unless the generation was blessed. Returns at once if there is no
+/// limit.
+pub fn expire(arguments: &cli::Expire) -> Result<(), Error> {
+    let report = list::report()?;
+    let (Some(number), Some(limit)) = (report.generation, report.trial.and_then(|trial| trial.time_limit))
+    else {
+        return super::print("what runs has no time limit");
+    };
+    let uptime = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    thread::sleep(Duration::from_secs(limit).saturating_sub(uptime));
+    let store = Store::open(&machine::state_directory(&arguments.state))?;
+    if store.trials()?.is_good(number) {
+        return super::print(format_args!("generation {number} was blessed in time"));
+    }
+    log::error!("generation {number} was not blessed within {limit} s: rebooting");
+    reboot()
+}
+
+/// Asks the machine's init to reboot as on Ctrl-Alt-Del, which every init
+/// knows; one that does not in good time is not waited for.
+pub fn reboot() -> Result<(), Error> {
+    let failed = |source: std::io::Error| Error::Boot { what: "reboot".into(), source: source.into() };
+    kill_process(Pid::INIT, Signal::INT).map_err(|errno| failed(errno.into()))?;
+    thread::sleep(GRACE);
+    let Err(error) = power::end(Ending::Reboot);
+    Err(error.into())
+}
