@@ -26,6 +26,7 @@ pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
         config: &config,
         sources: &sources,
         machine: &machine,
+        network: &machine::network_by_hand(&config)?,
         origin: Origin::Apply,
         proof: machine::proof(&config),
         now: machine::now(),

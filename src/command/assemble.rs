@@ -14,7 +14,7 @@ use super::machine::{self, Machine};
 use super::progress::Console;
 use crate::config::{Config, OnFailure, Source};
 use crate::error::Error;
-use crate::fetch::{self, Fetcher, Resolved};
+use crate::fetch::{self, Fetcher, Network, Resolved};
 use crate::layer::{self, Recipe, Unfit};
 use crate::oci::{Digest, ImageSource};
 use crate::plan::{Action, Inventory, Plan, Step};
@@ -30,6 +30,7 @@ pub struct Assembly<'a> {
     /// The files that `config` was read from, kept with the generation.
     pub sources: &'a [Source],
     pub machine: &'a Machine,
+    pub network: &'a Network,
     pub origin: Origin,
     pub proof: Proof,
     /// Seconds since 1970.
@@ -212,7 +213,7 @@ impl Assembly<'_> {
             store: self.store,
             registries: self.config.registries(),
             selection: machine::selection(self.config, self.machine),
-            network: machine::network(self.config),
+            network: self.network.clone(),
             progress,
         })
     }

@@ -17,7 +17,7 @@ use super::unpack;
 use crate::cli;
 use crate::config::Config;
 use crate::error::Error;
-use crate::fetch::{self, Content, Fetcher};
+use crate::fetch::{self, Content, Fetcher, Network};
 use crate::layer::rules::Violations;
 use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
 use crate::oci::{ImageSource, manifest};
@@ -31,6 +31,7 @@ struct Workshop {
     machine: Machine,
     recipe: Recipe,
     store: Store,
+    network: Network,
     console: Console,
 }
 
@@ -39,7 +40,8 @@ impl Workshop {
         let (config, _) = machine::load_config(&arguments.config)?;
         let machine = Machine::from_arguments(arguments, &config)?;
         let recipe = recipe(&config, &machine)?;
-        Ok(Self { config, machine, recipe, store: Store::open(state)?, console: Console::default() })
+        let network = machine::network_by_hand(&config)?;
+        Ok(Self { config, machine, recipe, store: Store::open(state)?, network, console: Console::default() })
     }
 
     fn fetcher(&self) -> Fetcher<'_> {
@@ -47,7 +49,7 @@ impl Workshop {
             store: &self.store,
             registries: self.config.registries(),
             selection: machine::selection(&self.config, &self.machine),
-            network: machine::network(&self.config),
+            network: self.network.clone(),
             progress: &self.console,
         })
     }

@@ -15,7 +15,7 @@ use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, squashfs};
 use crate::oci::Platform;
-use crate::oci::registries::Authorities;
+use crate::oci::registries::{Authorities, PROXY_VARIABLES, Proxies, ProxyError};
 use crate::store::Proof;
 use crate::sys::kmsg;
 
@@ -173,18 +173,48 @@ pub fn selection(config: &Config, machine: &Machine) -> fetch::Selection {
     fetch::Selection { platform: machine.platform.clone(), limits: *config.limits() }
 }
 
-/// How to reach registries: timeouts of the configuration, the system's root
+/// How to reach registries: as the configuration says, with the system's root
 /// certificates where there are any.
 pub fn network(config: &Config) -> fetch::Network {
-    let timeouts = fetch::Timeouts {
-        connect: config.timeouts().connect,
-        idle: config.timeouts().idle,
-        total: config.timeouts().total,
-        ..fetch::Timeouts::default()
-    };
+    let config::Timeouts { connect, first_byte, idle, total, longest_pause } = *config.timeouts();
+    let config::Downloads { parallel, minimum_rate } = *config.downloads();
     let mut roots = system_roots();
     roots.extend(config.registries().trusted_roots.clone());
-    fetch::Network { timeouts, roots, proxy: None }
+    fetch::Network {
+        timeouts: fetch::Timeouts {
+            connect,
+            first_byte,
+            idle,
+            total,
+            longest_pause,
+            ..fetch::Timeouts::default()
+        },
+        roots,
+        proxies: config.proxies().clone(),
+        downloads: fetch::Downloads { parallel, minimum_rate },
+    }
+}
+
+/// The same for a command that a person runs: where the configuration says
+/// nothing of proxies, the environment may.
+pub fn network_by_hand(config: &Config) -> Result<fetch::Network, Error> {
+    let mut network = network(config);
+    if network.proxies == Proxies::default() {
+        network.proxies = proxies_of_environment()?;
+    }
+    Ok(network)
+}
+
+fn proxies_of_environment() -> Result<Proxies, Error> {
+    let mut proxies = Proxies::default();
+    for variable in PROXY_VARIABLES {
+        let upper = variable.to_ascii_uppercase();
+        let Some(value) = std::env::var_os(variable).or_else(|| std::env::var_os(upper)) else { continue };
+        let wrong = |error: ProxyError| Error::Usage(format!("the variable {variable}: {error}"));
+        let value = value.to_str().ok_or_else(|| wrong(ProxyError::Url))?;
+        proxies.set(variable, value).map_err(wrong)?;
+    }
+    Ok(proxies)
 }
 
 /// The certificates of the first bundle there is (Debian, Fedora, SUSE), else

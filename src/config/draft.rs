@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::settings::{
-    Compression, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay, Permission, Rules,
-    Timeouts, Writable,
+    Compression, Downloads, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay,
+    Permission, Rules, Timeouts, Writable,
 };
 use super::{Config, MAX_BYTES, Problem, Source, machine, registries};
 use crate::limits::{Bound, Limits};
 use crate::oci::ImageSource;
-use crate::oci::registries::{Authorities, Credentials, Mirror, Registries, Tls};
+use crate::oci::registries::{Authorities, Credentials, Mirror, Proxies, Registries, Tls};
 use crate::text::Escaped;
 use crate::yaml::{self, Cursor, Place, Report};
 
@@ -61,6 +61,12 @@ pub(super) struct Draft {
     pub connect: Setting<Duration>,
     pub idle: Setting<Duration>,
     pub total: Setting<Duration>,
+    pub first_byte: Setting<Duration>,
+    pub longest_pause: Setting<Duration>,
+    pub parallel: Setting<NonZeroU32>,
+    pub minimum_rate: Setting<u64>,
+    pub environment: Named<()>,
+    pub proxies: Proxies,
     pub keep_generations: Setting<NonZeroU32>,
     pub boot_attempts: Setting<u32>,
     pub watchdog: Setting<Duration>,
@@ -120,6 +126,7 @@ impl Draft {
             Some("RegistryAuthConfig") => registries::read_auth_document(fields, self),
             Some("RegistryTLSConfig") => registries::read_tls_document(fields, self),
             Some("TrustedRootsConfig") => registries::read_trusted_roots(fields, self),
+            Some("EnvironmentConfig") => machine::read_environment_document(fields, self),
             Some("KernelModuleConfig") => machine::read_module_document(fields, self),
             Some(kind) => self.passed_over.push(format!("kind {}", Escaped::new(kind))),
         }
@@ -152,7 +159,8 @@ impl Draft {
         for authorities in self.trusted_roots.into_values() {
             trusted_roots.extend(authorities.value);
         }
-        let (layer, timeouts) = (LayerOptions::default(), Timeouts::default());
+        let (layer, timeouts, downloads) =
+            (LayerOptions::default(), Timeouts::default(), Downloads::default());
         Config {
             extensions: self.extensions.into_iter().map(|given| extension(given.value)).collect(),
             registries: Registries {
@@ -182,7 +190,14 @@ impl Draft {
                 connect: value_or(self.connect, timeouts.connect),
                 idle: value_or(self.idle, timeouts.idle),
                 total: value_or(self.total, timeouts.total),
+                first_byte: value_or(self.first_byte, timeouts.first_byte),
+                longest_pause: value_or(self.longest_pause, timeouts.longest_pause),
             },
+            downloads: Downloads {
+                parallel: value_or(self.parallel, downloads.parallel),
+                minimum_rate: value_or(self.minimum_rate, downloads.minimum_rate),
+            },
+            proxies: self.proxies,
             keep_generations: value_or(self.keep_generations, DEFAULT_KEEP_GENERATIONS),
             boot_attempts: value_or(self.boot_attempts, DEFAULT_BOOT_ATTEMPTS),
             watchdog: self.watchdog.map(|given| given.value),

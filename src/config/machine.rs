@@ -1,10 +1,11 @@
 //! The machine configuration document and what plywood reads of `machine`:
-//! `install.extensions`, `registries` and `kernel.modules`. The rest is for
+//! `install.extensions`, `registries`, `env` and `kernel.modules`. The rest is for
 //! Talos and passed over.
 
-use super::draft::{Draft, ExtensionDraft, given};
+use super::draft::{Draft, ExtensionDraft, add, given};
 use super::settings::{KernelModule, OnFailure, parse_module_name, parse_module_parameter, parse_path};
 use super::{plywood, registries};
+use crate::oci::registries::PROXY_VARIABLES;
 use crate::text::Escaped;
 use crate::yaml::{Cursor, Fields};
 
@@ -52,6 +53,9 @@ fn read_machine(mut fields: Fields<'_>, draft: &mut Draft) {
         }
         draft.passed_over.extend(install.pass_over());
     }
+    if let Some(environment) = fields.optional("env") {
+        read_environment(&environment, draft);
+    }
     if let Some(registries) = fields.optional("registries").and_then(|at| at.fields()) {
         registries::read(registries, draft);
     }
@@ -80,6 +84,33 @@ fn read_extension(at: &Cursor<'_>, draft: &mut Draft) {
     }
     let extension = ExtensionDraft { image, on_failure, overrides: overrides.unwrap_or_default() };
     draft.extensions.push(given(&image_at, extension));
+}
+
+/// Reads an `EnvironmentConfig`.
+pub(super) fn read_environment_document(mut fields: Fields<'_>, draft: &mut Draft) {
+    read_document_header(&mut fields);
+    if let Some(variables) = fields.required("variables") {
+        read_environment(&variables, draft);
+    }
+    fields.finish();
+}
+
+/// Reads the variables that are about proxies. A name counts in lower and in
+/// upper case, but only once.
+fn read_environment(at: &Cursor<'_>, draft: &mut Draft) {
+    for (name, at) in at.entries().unwrap_or_default() {
+        let variable = name.to_ascii_lowercase();
+        if !PROXY_VARIABLES.contains(&variable.as_str()) {
+            draft.passed_over.push(at.path().into());
+            continue;
+        }
+        if let Some(value) = at.text()
+            && let Err(error) = draft.proxies.set(&variable, value)
+        {
+            at.problem(error.to_string());
+        }
+        add(&mut draft.environment, variable, &at, ());
+    }
 }
 
 /// Reads a `KernelModuleConfig`.

@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use crate::limits::{Bound, Limits};
 use crate::oci::Registries;
+use crate::oci::registries::Proxies;
 pub use crate::yaml::{Place, Problem, Problems, Source};
 use draft::Draft;
 pub use settings::{
-    Compression, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay, Permission, Rules,
-    Timeouts, Writable, parse_block_size, parse_compression,
+    Compression, Downloads, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay,
+    Permission, Rules, Timeouts, Writable, parse_block_size, parse_compression,
 };
 
 /// Largest configuration file, in bytes.
@@ -46,6 +47,8 @@ pub struct Config {
     layer: LayerOptions,
     limits: Limits,
     timeouts: Timeouts,
+    downloads: Downloads,
+    proxies: Proxies,
     keep_generations: NonZeroU32,
     boot_attempts: u32,
     watchdog: Option<Duration>,
@@ -103,6 +106,15 @@ impl Config {
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn downloads(&self) -> &Downloads {
+        &self.downloads
+    }
+
+    /// What the environment section says of proxies.
+    pub fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     pub fn keep_generations(&self) -> NonZeroU32 {

@@ -20,6 +20,9 @@ const PERMISSION: &[(&str, Permission)] = &[("deny", Permission::Deny), ("allow"
 const MAX_BOOT_ATTEMPTS: u32 = 100;
 const WATCHDOG_SECONDS: std::ops::RangeInclusive<u64> = 10..=3600;
 
+/// More connections than this help nobody and burden registries.
+const MAX_PARALLEL: u32 = 16;
+
 pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     for (name, at) in fields.optional("host").and_then(|at| at.entries()).unwrap_or_default() {
         read_host(name, &at, draft);
@@ -39,11 +42,12 @@ pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     if let Some(timeouts) = section(&mut fields, "timeouts") {
         read_timeouts(timeouts, draft);
     }
-    let keep =
-        |at: &Cursor<'_>| at.parse_with(parse_count).and_then(|count| NonZeroU32::try_from(count).ok());
-    once(&mut draft.keep_generations, fields.optional("keepGenerations"), keep);
+    once(&mut draft.keep_generations, fields.optional("keepGenerations"), read_count);
     once(&mut draft.boot_attempts, fields.optional("bootAttempts"), |at| at.parse_with(parse_attempts));
     once(&mut draft.watchdog, fields.optional("watchdog"), read_watchdog);
+    if let Some(downloads) = section(&mut fields, "downloads") {
+        read_downloads(downloads, draft);
+    }
     once(&mut draft.on_failure, fields.optional("onFailure"), |at| at.one_of(ON_FAILURE));
     fields.finish();
 }
@@ -156,7 +160,26 @@ fn read_timeouts(mut fields: Fields<'_>, draft: &mut Draft) {
     once(&mut draft.connect, fields.optional("connect"), read_timeout);
     once(&mut draft.idle, fields.optional("idle"), read_timeout);
     once(&mut draft.total, fields.optional("total"), read_timeout);
+    once(&mut draft.first_byte, fields.optional("firstByte"), read_timeout);
+    once(&mut draft.longest_pause, fields.optional("longestPause"), read_timeout);
     fields.finish();
+}
+
+fn read_downloads(mut fields: Fields<'_>, draft: &mut Draft) {
+    once(&mut draft.parallel, fields.optional("parallel"), |at| {
+        let parallel = read_count(at)?;
+        if parallel.get() <= MAX_PARALLEL {
+            return Some(parallel);
+        }
+        at.problem(format!("this is at most {MAX_PARALLEL}"));
+        None
+    });
+    once(&mut draft.minimum_rate, fields.optional("minimumRate"), |at| at.parse_with(parse_size));
+    fields.finish();
+}
+
+fn read_count(at: &Cursor<'_>) -> Option<NonZeroU32> {
+    NonZeroU32::new(at.parse_with(parse_count)?)
 }
 
 fn read_timeout(at: &Cursor<'_>) -> Option<Duration> {

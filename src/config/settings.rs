@@ -1,6 +1,7 @@
 //! The values a configuration is made of, as meant: small types that hold
 //! only what makes sense, and the checks that text has to pass to become one.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -126,16 +127,42 @@ pub enum Compression {
 pub struct Timeouts {
     /// To connect to one endpoint, TLS included.
     pub connect: Duration,
+    /// From a request to the answer's headers.
+    pub first_byte: Duration,
     /// Without a single byte.
     pub idle: Duration,
     /// For one image, all tries included.
     pub total: Duration,
+    /// Between two tries, and the longest `Retry-After` that is obeyed.
+    pub longest_pause: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(10), idle: seconds(30), total: seconds(20 * 60) }
+        Self {
+            connect: seconds(10),
+            first_byte: seconds(30),
+            idle: seconds(30),
+            total: seconds(20 * 60),
+            longest_pause: seconds(60),
+        }
+    }
+}
+
+/// How blobs are downloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downloads {
+    /// Blobs of an image at a time.
+    pub parallel: NonZeroU32,
+    /// In bytes a second. A slower endpoint counts as idle.
+    pub minimum_rate: u64,
+}
+
+impl Default for Downloads {
+    fn default() -> Self {
+        const PARALLEL: NonZeroU32 = NonZeroU32::new(3).unwrap();
+        Self { parallel: PARALLEL, minimum_rate: 1024 }
     }
 }
 

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::oci::registries::{Credentials, Secret};
+use crate::oci::registries::{Credentials, Secret, Target};
 use crate::yaml::Report;
 
 const VERSION: &str = "version: v1alpha1\n";
@@ -127,7 +127,8 @@ fn settings_are_read_as_meant() {
   rules: {allow: [/opt/cni/bin], setuid: allow, hardLinks: allow, xattrs: [security.capability]}
   layer: {compression: 'gzip:6', blockSize: 1MiB}
   limits: {bytes: 2GiB, entries: 1000, buildTime: 1h}
-  timeouts: {connect: 500ms, idle: 1m, total: 1h30m}
+  timeouts: {connect: 500ms, firstByte: 7s, idle: 1m, total: 1h30m, longestPause: 2m}
+  downloads: {parallel: 5, minimumRate: 0}
   keepGenerations: 1",
     );
     let host: Vec<_> =
@@ -149,6 +150,9 @@ fn settings_are_read_as_meant() {
     assert_eq!(config.limits(), &expected);
     assert_eq!(config.timeouts().connect, Duration::from_millis(500));
     assert_eq!(config.timeouts().total, Duration::from_secs(5400));
+    assert_eq!(config.timeouts().first_byte, Duration::from_secs(7));
+    assert_eq!(config.timeouts().longest_pause, Duration::from_secs(120));
+    assert_eq!((config.downloads().parallel.get(), config.downloads().minimum_rate), (5, 0));
     assert_eq!(config.keep_generations().get(), 1);
 }
 
@@ -194,6 +198,23 @@ fn both_forms_of_registries_mean_the_same() {
     assert_eq!(legacy.registries().credentials["b.lan"], Credentials::Identity(Secret::new("t".into())));
     assert_eq!(legacy.registries().endpoints("ghcr.io")[0].to_string(), "https://mirror.lan/x");
     assert_eq!(legacy.modules()[0].parameters, ["a=1", "b"]);
+}
+
+#[test]
+fn the_environment_names_proxies_in_both_forms_and_both_cases() {
+    let https = |host| Target { https: true, host, port: 443 };
+    for text in [
+        "machine: {env: {https_proxy: 'http://u:p@proxy.lan:3128', no_proxy: 'a.io', GODEBUG: x}}",
+        "machine: {env: {HTTPS_PROXY: 'u:p@proxy.lan:3128/', NO_PROXY: '.a.io'}}",
+        "machine: {env: {https_proxy: 'http://u:p@proxy.lan:3128'}}\n---\n\
+         {apiVersion: v1alpha1, kind: EnvironmentConfig, variables: {no_proxy: '*.a.io'}}",
+    ] {
+        let config = config(text);
+        let proxy = config.proxies().proxy(https("b.io")).unwrap();
+        assert_eq!((proxy.to_string().as_str(), proxy.username.as_str()), ("proxy.lan:3128", "u"), "{text}");
+        assert_eq!(config.proxies().proxy(https("x.a.io")), None, "{text}");
+        assert_eq!(config.proxies().proxy(Target { https: false, ..https("b.io") }), None, "{text}");
+    }
 }
 
 #[test]
@@ -355,6 +376,13 @@ fn every_mistake_has_its_message() {
         (plywood("limits: {names: 2GiB}"), "limits.names: this is at most 1GiB"),
         (plywood("limits: {component: 300}"), "limits.component: unknown key"),
         (plywood("limits: {entries: -1}"), "limits.entries: expected a number from 1 to 4294967295, found `-1`"),
+        ("machine: {env: {https_proxy: 'socks5://u:hunter2@p'}}".into(), "f:2:30: machine.env.https_proxy: only proxies at http:// are supported"),
+        ("machine: {env: {HTTP_PROXY: 'http://u:hunter2@p:x'}}".into(), "machine.env.HTTP_PROXY: this is not the URL of a proxy"),
+        ("machine: {env: {no_proxy: a, NO_PROXY: b}}".into(), "machine.env.NO_PROXY: no_proxy is already set at f:2:27"),
+        ("machine: {env: {no_proxy: a}}\n---\n{apiVersion: v1alpha1, kind: EnvironmentConfig, variables: {no_proxy: b}}".into(), "variables.no_proxy: no_proxy is already set at f:2:27"),
+        (plywood("downloads: {parallel: 17}"), "downloads.parallel: this is at most 16"),
+        (plywood("downloads: {parallel: 0}"), "downloads.parallel: expected a number from 1"),
+        (plywood("downloads: {minimumRate: fast}"), "downloads.minimumRate: `fast` is not a size"),
         (plywood("timeouts: {connect: 10}"), "timeouts.connect: `10` is not a duration"),
         (plywood("timeouts: {idle: 0s}"), "timeouts.idle: a timeout is longer than nothing"),
         (plywood("keepGenerations: 0"), "plywood.keepGenerations: expected a number from 1"),

@@ -18,6 +18,7 @@ mod raw;
 mod registry;
 mod synthetic;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use archive::ArchiveError;
@@ -26,7 +27,7 @@ pub use progress::{Event, Progress, Silent};
 pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
 use crate::limits::Limits;
-use crate::oci::registries::{Authorities, Secret};
+use crate::oci::registries::{Authorities, Proxies};
 use crate::oci::{Compression, Digest, ImageSource, Platform, Registries};
 use crate::store::{Blob, Store};
 use document::{Chosen, Parts};
@@ -60,13 +61,18 @@ pub struct Network {
     pub timeouts: Timeouts,
     /// Whom to trust where the configuration names no CA for a host.
     pub roots: Authorities,
-    /// Never taken from the environment.
-    pub proxy: Option<Proxy>,
+    pub proxies: Proxies,
+    pub downloads: Downloads,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { timeouts: Timeouts::default(), roots: Authorities::compiled_in(), proxy: None }
+        Self {
+            timeouts: Timeouts::default(),
+            roots: Authorities::compiled_in(),
+            proxies: Proxies::default(),
+            downloads: Downloads::default(),
+        }
     }
 }
 
@@ -77,8 +83,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From a request to the end of the answer's headers.
     pub first_byte: Duration,
-    /// For the next byte of a body. A body of less than 1 KiB/s over twice
-    /// this time counts as idle too.
+    /// For the next byte of a body.
     pub idle: Duration,
     /// For all of one `resolve` or one `fetch`.
     pub total: Duration,
@@ -101,14 +106,21 @@ impl Default for Timeouts {
     }
 }
 
-/// A CONNECT proxy.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// `http://[user:password@]host[:port]`
-    pub url: Secret,
-    /// Host names that are reached without it, and with a leading dot whole
-    /// domains.
-    pub except: Vec<String>,
+/// How blobs are downloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downloads {
+    /// Blobs of an image at a time.
+    pub parallel: NonZeroU32,
+    /// Least bytes a second of a body over twice [`Timeouts::idle`]. One that
+    /// is slower counts as idle.
+    pub minimum_rate: u64,
+}
+
+impl Default for Downloads {
+    fn default() -> Self {
+        const PARALLEL: NonZeroU32 = NonZeroU32::new(3).unwrap();
+        Self { parallel: PARALLEL, minimum_rate: 1024 }
+    }
 }
 
 /// Fetches images. Keeps connections and tokens between calls.

@@ -5,12 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use plywood::fetch::Proxy;
-use plywood::oci::registries::Secret;
+use plywood::oci::registries::Proxies;
 
 use crate::fixture::Bench;
 use crate::good;
-use crate::server::{Reply, Server};
+use crate::server::{Reply, Server, nobody};
 
 /// A proxy that lets everything through and remembers who asked for what.
 /// Lives as long as the test program.
@@ -42,17 +41,26 @@ fn pass_on(mut client: TcpStream, log: &Mutex<Vec<String>>) -> io::Result<()> {
     io::copy(&mut server, &mut client).map(drop)
 }
 
+/// Proxies as the variables say.
+fn proxies(url: &str, except: &str) -> Proxies {
+    let mut proxies = Proxies::default();
+    for (variable, value) in [("http_proxy", url), ("no_proxy", except)] {
+        proxies.set(variable, value).unwrap();
+    }
+    proxies
+}
+
 #[test]
 fn a_proxy_is_used_where_it_is_meant_and_told_its_own_password_only() {
     let server = good();
     let (address, seen) = tunnel();
-    let url = || Secret::new(format!("http://me:hidden@{address}"));
+    let url = format!("http://me:hidd%65n@{address}");
     let mut bench = Bench::new(&[server.url()]).with_password(&server.authority(), "right");
-    bench.network.proxy = Some(Proxy { url: url(), except: vec!["127.0.0.1".into()] });
+    bench.network.proxies = proxies(&url, "127.0.0.0/8");
     bench.fetch(":v1").unwrap();
     assert_eq!(seen.lock().unwrap().len(), 0);
     let mut bench = Bench::new(&[server.url()]).with_password(&server.authority(), "right");
-    bench.network.proxy = Some(Proxy { url: url(), except: vec![".test".into()] });
+    bench.network.proxies = proxies(&url, ".test");
     bench.fetch(":v1").unwrap();
     for head in seen.lock().unwrap().iter() {
         let head = head.to_ascii_lowercase();
@@ -69,15 +77,25 @@ fn a_proxy_is_used_where_it_is_meant_and_told_its_own_password_only() {
 #[test]
 fn a_proxy_that_refuses_is_named() {
     let server = good();
-    let proxy = Server::start(|_| Reply::new(407, ""));
+    for (status, says) in [
+        (407, "does not help: it does not connect us: it wants another user or password (407)"),
+        (403, "does not help: it does not connect us: it answers 403"),
+    ] {
+        let proxy = Server::start(move |_| Reply::new(status, ""));
+        let mut bench = Bench::new(&[server.url()]);
+        bench.network.proxies = proxies(&format!("http://me:hidden@{}", proxy.authority()), "");
+        let error = bench.fetch(":v1").unwrap_err();
+        assert!(error.contains(&format!("the proxy at {} {says}", proxy.authority())), "{error}");
+        assert!(!error.contains("hidden"), "{error}");
+        assert_eq!(proxy.requests().len(), 1);
+    }
+    let nobody = nobody();
     let mut bench = Bench::new(&[server.url()]);
-    let url = Secret::new(format!("http://me:hidden@{}", proxy.authority()));
-    bench.network.proxy = Some(Proxy { url, except: Vec::new() });
+    bench.network.proxies = proxies(&nobody, "");
     let error = bench.fetch(":v1").unwrap_err();
-    assert!(error.contains("proxy"), "{error}");
-    assert!(!error.contains("hidden"), "{error}");
+    assert!(
+        error.contains(&format!("the proxy at {nobody} does not help: the connection failed")),
+        "{error}"
+    );
     assert_eq!(server.requests().len(), 0);
-    bench.network.proxy = Some(Proxy { url: Secret::new("::".into()), except: Vec::new() });
-    let error = bench.fetch(":v1").unwrap_err();
-    assert!(error.contains("the proxy's URL cannot be used"), "{error}");
 }

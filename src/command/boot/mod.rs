@@ -326,6 +326,7 @@ impl Boot {
             config: &config,
             sources,
             machine: &machine,
+            network: &machine::network(&config),
             origin,
             proof: machine::proof(&config),
             now: machine::now(),

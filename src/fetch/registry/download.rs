@@ -13,7 +13,7 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::error::{Again, EndpointError};
-use super::http::{Answer, Body, MIN_RATE};
+use super::http::{Answer, Body};
 use super::pull::Pull;
 use super::retry;
 use crate::fetch::Event;
@@ -153,7 +153,8 @@ impl<'p> Download<'p> {
     /// Whether what came since the last failure came at a bearable rate.
     fn has_progressed(&self) -> bool {
         let (then, offset) = self.last_failure;
-        self.offset - offset >= MIN_RATE * then.elapsed().as_secs().max(1)
+        self.offset - offset
+            >= self.pull.limits().minimum_rate().saturating_mul(then.elapsed().as_secs().max(1))
     }
 
     /// Pauses before another attempt, or gives `error` back where that is of
@@ -165,7 +166,7 @@ impl<'p> Download<'p> {
         let timeouts = self.pull.timeouts();
         match error.again(timeouts.longest_pause) {
             // Another endpoint may be faster.
-            _ if matches!(error, EndpointError::TooSlow) => Err(error),
+            _ if matches!(error, EndpointError::TooSlow { .. }) => Err(error),
             Again::After(least) if self.failures < retry::ATTEMPTS => {
                 self.pull.report(Event::Failed { endpoint: &self.endpoint.to_string(), error: &error });
                 self.pull.limits().sleep(least.max(retry::pause(timeouts, self.failures)))

@@ -12,6 +12,7 @@ use ureq::http::StatusCode;
 
 use super::tls::TlsProblem;
 use crate::limits::Bound;
+use crate::oci::registries::Proxy;
 use crate::oci::{DocumentError, Mismatch};
 use crate::text::Escaped;
 
@@ -31,8 +32,8 @@ pub enum EndpointError {
     Timeout(&'static str),
     #[error("the time for the whole pull is used up")]
     Deadline,
-    #[error("less than 1 KiB/s arrives")]
-    TooSlow,
+    #[error("less than {minimum} bytes a second arrive")]
+    TooSlow { minimum: u64 },
     #[error("the content ends after {actual} of {expected} bytes")]
     Short { expected: u64, actual: u64 },
     #[error("it answers outside HTTP: {}", Escaped::new(.0))]
@@ -67,6 +68,10 @@ pub enum EndpointError {
     TlsForHttp,
     #[error("the proxy's URL cannot be used")]
     Proxy,
+    #[error("the proxy at {proxy} does not help")]
+    Through { proxy: String, source: Box<EndpointError> },
+    #[error("it does not connect us: {0}")]
+    NotConnected(String),
     #[error("stopped, because another part of the image failed")]
     Stopped,
 }
@@ -150,14 +155,28 @@ impl EndpointError {
     pub(super) fn again(&self, longest: Duration) -> Again {
         match self {
             Self::Busy { retry_after: Some(pause), .. } if *pause > longest => Again::Never,
+            Self::Through { source, .. } => source.again(longest),
             Self::Busy { retry_after, .. } => Again::After(retry_after.unwrap_or_default()),
             Self::Connection(_)
             | Self::HostNotFound
             | Self::Timeout(_)
-            | Self::TooSlow
+            | Self::TooSlow { .. }
             | Self::Short { .. }
             | Self::Range => Again::After(Duration::ZERO),
             _ => Again::Never,
+        }
+    }
+
+    /// Says that the way led through a proxy, unless the failure has nothing to
+    /// do with it.
+    pub(super) fn through(self, proxy: Option<&Proxy>) -> Self {
+        let is_its = matches!(
+            self,
+            Self::Connection(_) | Self::HostNotFound | Self::NotConnected(_) | Self::Timeout("connecting")
+        );
+        match proxy {
+            Some(proxy) if is_its => Self::Through { proxy: proxy.to_string(), source: Box::new(self) },
+            _ => self,
         }
     }
 
@@ -172,7 +191,7 @@ impl EndpointError {
                 (None, Some(problem)) => Self::Tls(problem.clone()),
                 (None, None) => Self::Protocol("the request could not be made".into()),
             },
-            ureq::Error::ConnectProxyFailed(text) => Self::Protocol(format!("the proxy says {text}")),
+            ureq::Error::ConnectProxyFailed(text) => Self::NotConnected(refusal_of_proxy(&text)),
             ureq::Error::ConnectionFailed => Self::Connection(io::ErrorKind::NotConnected.into()),
             ureq::Error::Protocol(error) => Self::Protocol(error.to_string()),
             ureq::Error::LargeResponseHeader(_, limit) => Self::TooLong { limit: limit as u64 },
@@ -191,6 +210,16 @@ impl EndpointError {
                 None => Self::Connection(error),
             },
         }
+    }
+}
+
+/// What a proxy's answer to CONNECT means. `ureq` has it as text only.
+fn refusal_of_proxy(text: &str) -> String {
+    let status = text.strip_prefix("proxy server responded ").and_then(|rest| rest.get(..3));
+    match status {
+        Some("407") => "it wants another user or password (407)".into(),
+        Some(status) => format!("it answers {}", Escaped::new(status)),
+        None => Escaped::new(text).to_string(),
     }
 }
 

@@ -14,20 +14,18 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
-use ureq::{Agent, Body as UreqBody, BodyReader};
+use ureq::{Agent, Body as UreqBody, BodyReader, ProxyProtocol};
 
 use super::error::{EndpointError, RedirectRefusal};
-use super::url::Url;
+use super::url::{Origin, Url};
 use super::{Client, lock, tls};
-use crate::fetch::{Event, Proxy};
+use crate::fetch::{Event, Network};
 use crate::limits::Bound;
-use crate::oci::registries::Secret;
+use crate::oci::registries::{Proxy, Secret, Target};
 use crate::text::Escaped;
 
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = Bound::Redirects.length();
-/// Least bytes a second of a body.
-pub(super) const MIN_RATE: u64 = 1024;
 const USER_AGENT: &str = concat!("plywood/", env!("CARGO_PKG_VERSION"));
 
 /// A request without a body, or one that sends a form.
@@ -53,12 +51,23 @@ pub(super) struct Limits {
     /// None where it lies beyond all time.
     deadline: Option<Instant>,
     idle: Duration,
+    minimum_rate: u64,
     stop: AtomicBool,
 }
 
 impl Limits {
-    pub(super) fn new(total: Duration, idle: Duration) -> Self {
-        Self { deadline: Instant::now().checked_add(total), idle, stop: AtomicBool::new(false) }
+    pub(super) fn new(network: &Network) -> Self {
+        Self {
+            deadline: Instant::now().checked_add(network.timeouts.total),
+            idle: network.timeouts.idle,
+            minimum_rate: network.downloads.minimum_rate,
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Least bytes a second.
+    pub(super) fn minimum_rate(&self) -> u64 {
+        self.minimum_rate
     }
 
     /// Fails if no further request or read may be made.
@@ -120,8 +129,9 @@ impl<'l> Body<'l> {
         self.received += count as u64;
         let elapsed = self.window.elapsed();
         if count > 0 && elapsed > self.limits.idle * 2 {
-            if self.received < MIN_RATE * elapsed.as_secs() {
-                return Err(EndpointError::TooSlow);
+            let minimum = self.limits.minimum_rate;
+            if self.received < minimum.saturating_mul(elapsed.as_secs()) {
+                return Err(EndpointError::TooSlow { minimum });
             }
             self.window = Instant::now();
             self.received = 0;
@@ -185,7 +195,8 @@ impl Client<'_> {
             None => agent.run(request.build("GET", ())?),
             Some(form) => agent.run(request.build("POST", form.clone())?),
         };
-        let (parts, body) = answer.map_err(EndpointError::from_ureq)?.into_parts();
+        let failed = |error| EndpointError::from_ureq(error).through(self.proxy(&request.url));
+        let (parts, body) = answer.map_err(failed)?.into_parts();
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
@@ -208,8 +219,7 @@ impl Client<'_> {
             return Ok(agent.clone());
         }
         let config = tls::config(tls, &self.network.roots).map_err(EndpointError::Tls)?;
-        let proxy = self.network.proxy.as_ref().filter(|proxy| proxy.covers(&url.origin().host));
-        let agent = self.new_agent(config, proxy)?;
+        let agent = self.new_agent(config, self.proxy(url))?;
         if tls.is_some_and(|tls| tls.insecure_skip_verify) {
             self.progress.report(Event::Unverified { authority });
         }
@@ -217,9 +227,14 @@ impl Client<'_> {
         Ok(agent)
     }
 
+    fn proxy(&self, url: &Url) -> Option<&Proxy> {
+        let Origin { https, host, port } = url.origin();
+        self.network.proxies.proxy(Target { https, host: &host, port })
+    }
+
     fn new_agent(&self, tls: ClientConfig, proxy: Option<&Proxy>) -> Result<Agent, EndpointError> {
         let timeouts = &self.network.timeouts;
-        let proxy = proxy.map(|proxy| ureq::Proxy::new(proxy.url.reveal())).transpose();
+        let proxy = proxy.map(connect_proxy).transpose();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -243,15 +258,6 @@ impl Client<'_> {
     }
 }
 
-impl Proxy {
-    fn covers(&self, host: &str) -> bool {
-        !self.except.iter().any(|except| match except.strip_prefix('.') {
-            Some(domain) => host == domain || host.ends_with(except.as_str()),
-            None => host == except,
-        })
-    }
-}
-
 impl Request {
     pub(super) fn get(url: Url) -> Self {
         Self { url, headers: Vec::new(), authorization: None, form: None }
@@ -272,6 +278,18 @@ impl Request {
             builder = builder.header(AUTHORIZATION, value);
         }
         builder.body(body).map_err(|_| unusable())
+    }
+}
+
+fn connect_proxy(proxy: &Proxy) -> Result<ureq::Proxy, ureq::Error> {
+    let builder = ureq::Proxy::builder(ProxyProtocol::Http).host(&proxy.host).port(proxy.port);
+    let builder = match proxy.username.as_str() {
+        "" => builder,
+        username => builder.username(username),
+    };
+    match &proxy.password {
+        Some(password) => builder.password(password.reveal()).build(),
+        None => builder.build(),
     }
 }
 
@@ -324,24 +342,6 @@ mod tests {
                 }
                 (result, _) => panic!("{location}: {result:?}"),
             }
-        }
-    }
-
-    #[test]
-    fn a_proxy_is_passed_by_for_hosts_and_domains() {
-        let proxy = Proxy {
-            url: Secret::new("http://proxy.lan:3128".into()),
-            except: vec!["a.io".into(), ".lan".into()],
-        };
-        for (host, covered) in [
-            ("b.io", true),
-            ("a.io", false),
-            ("x.a.io", true),
-            ("x.lan", false),
-            ("lan", false),
-            ("wlan", true),
-        ] {
-            assert_eq!(proxy.covers(host), covered, "{host}");
         }
     }
 }

@@ -29,9 +29,6 @@ use crate::oci::registries::Endpoint;
 use crate::oci::{Descriptor, Document, DocumentError, ImageSource, Reference};
 use crate::store::{Blob, Store};
 
-/// Blobs downloaded at a time.
-const THREADS: usize = 3;
-
 /// One `resolve` or `fetch`.
 pub(in crate::fetch) struct Pull<'p> {
     client: &'p Client<'p>,
@@ -81,8 +78,7 @@ impl From<EndpointError> for Failed {
 impl<'p> Pull<'p> {
     pub(super) fn new(client: &'p Client<'p>, reference: &'p Reference) -> Self {
         let endpoints = client.registries.endpoints(reference.registry());
-        let Timeouts { total, idle, .. } = client.network.timeouts;
-        Self { client, reference, endpoints, limits: Limits::new(total, idle) }
+        Self { client, reference, endpoints, limits: Limits::new(&client.network) }
     }
 
     /// Asks for what the reference names and follows it down to one image.
@@ -283,12 +279,16 @@ impl<'p> Pull<'p> {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..THREADS.min(missing.len()) {
+            for _ in 1..self.threads().min(missing.len()) {
                 scope.spawn(work);
             }
             work();
         });
         lock(&failure).take().map_or(Ok(()), Err)
+    }
+
+    fn threads(&self) -> usize {
+        usize::try_from(self.client.network.downloads.parallel.get()).unwrap_or(usize::MAX)
     }
 
     fn download_one(&self, store: &Store, wanted: &Descriptor) -> Result<(), Cause> {

@@ -2,11 +2,13 @@
 //! credentials and TLS settings with the semantics of Talos'
 //! `machine.registries`. Pure; `fetch` does the talking.
 
+mod proxy;
 mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use proxy::{PROXY_VARIABLES, Proxies, Proxy, ProxyError, Target};
 pub use tls::{Authorities, AuthoritiesError, ClientIdentity, IdentityError};
 
 /// Text that no log, error or debug print may show.
