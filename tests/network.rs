@@ -15,6 +15,9 @@ use plywood::sys::net::{
 };
 use tempfile::TempDir;
 
+/// The last line of every resolv.conf.
+const OPTIONS: &str = "options timeout:2 attempts:2\n";
+
 /// What the kernel has, loopback aside: that keeps its address once it was up.
 #[derive(Clone, Debug, PartialEq)]
 struct Snapshot {
@@ -69,7 +72,8 @@ impl Machine {
     }
 
     fn configure(&self, parameters: &[(&str, &str)]) -> Result<NetworkState, NetError> {
-        let requests = Requests::parse(parameters).unwrap();
+        let (requests, errors) = Requests::parse(parameters);
+        assert_eq!(errors, [], "{parameters:?}");
         let resolv_conf = self.resolv_conf();
         self.host.run(move || configure(&requests, &resolv_conf, Instant::now() + Duration::from_secs(20)))
     }
@@ -112,7 +116,7 @@ fn a_lease_is_obtained_set_and_taken_back() {
     let [link] = state.links() else { panic!("{state:?}") };
     assert_eq!(link.to_string(), "eth0: 10.9.0.77/24 via 10.9.0.1 (DHCP server 10.9.0.1)");
     let text = fs::read_to_string(machine.resolv_conf()).unwrap();
-    assert_eq!(text, "search lan.example\nnameserver 10.9.9.9\nnameserver 10.9.0.1\n");
+    assert_eq!(text, format!("search lan.example\nnameserver 10.9.9.9\nnameserver 10.9.0.1\n{OPTIONS}"));
     assert_eq!(server.heard(), "discover request");
     assert_eq!(server.hostname(), "node-1");
     machine.take_down(state, &before);
@@ -186,6 +190,101 @@ fn the_boot_loaders_device_is_preferred() {
 }
 
 #[test]
+fn devices_are_tried_at_the_same_time() {
+    let (machine, deaf, lan) = (Machine::new(), Host::new(), Host::new());
+    cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+    cable(&machine.host, "eth1", &deaf, "10.8.0.1/24");
+    machine.host.ip("link add eth2 type veth peer name unplugged");
+    let _server = DhcpServer::start(&lan, Manners::Polite);
+    // One after the other, the dead ones would take all the time there is.
+    let state = machine
+        .configure(&[
+            ("ip", "eth1:dhcp"),
+            ("ip", "eth2:dhcp"),
+            ("ip", "eth0:dhcp"),
+            ("rd.net.timeout.dhcp", "15"),
+            ("rd.net.timeout.carrier", "15"),
+        ])
+        .unwrap();
+    assert_eq!(state.links()[0].link.name, "eth0");
+    let failures: Vec<_> = state.failures().iter().map(ToString::to_string).collect();
+    assert_eq!(failures.len(), 2, "{failures:?}");
+    assert!(failures[0].starts_with("no DHCP server has given eth1"), "{failures:?}");
+    assert!(failures[1].starts_with("no carrier on eth2"), "{failures:?}");
+}
+
+#[test]
+fn the_named_boot_device_has_the_default_route() {
+    for (bootdev, gateway) in [("eth0", "10.9.0.1"), ("eth1", "10.8.0.1")] {
+        let (machine, lan, other) = (Machine::new(), Host::new(), Host::new());
+        cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+        cable(&machine.host, "eth1", &other, "10.8.0.1/24");
+        machine
+            .configure(&[
+                ("ip", "10.9.0.5::10.9.0.1:24::eth0:none"),
+                ("ip", "10.8.0.5::10.8.0.1:24::eth1:none"),
+                ("bootdev", bootdev),
+            ])
+            .unwrap();
+        let routes = machine.snapshot().gateways(bootdev);
+        assert_eq!(routes, [format!("0.0.0.0/0 via {gateway}")]);
+    }
+    let (machine, lan, other) = (Machine::new(), Host::new(), Host::new());
+    cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+    cable(&machine.host, "eth1", &other, "10.9.0.1/24");
+    let _servers = [DhcpServer::start(&lan, Manners::Polite), DhcpServer::start(&other, Manners::Polite)];
+    let state = machine.configure(&[("ip", "dhcp"), ("bootdev", "eth1")]).unwrap();
+    assert_eq!(state.links()[0].link.name, "eth1");
+}
+
+#[test]
+fn a_device_gets_the_name_that_goes_with_its_address() {
+    let (machine, lan) = (Machine::new(), Host::new());
+    cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+    let mac = machine.snapshot().link("eth0").mac.unwrap().to_string();
+    let _server = DhcpServer::start(&lan, Manners::Polite);
+    for is_up in [false, true] {
+        if is_up {
+            machine.host.ip("link set eth0 up");
+        }
+        let before = machine.snapshot();
+        let rename = format!("uplink:{mac}");
+        let state = machine.configure(&[("ifname", &rename), ("ip", "uplink:dhcp")]).unwrap();
+        assert_eq!(state.links()[0].link.name, "uplink");
+        assert_eq!(machine.snapshot().addresses("uplink"), ["10.9.0.77/24"]);
+        machine.host.run(move || state.take_down()).unwrap();
+        assert_eq!(machine.snapshot().link("eth0").up, before.link("eth0").up);
+    }
+}
+
+#[test]
+fn name_servers_of_others_are_left_out_where_they_are_not_wanted() {
+    let (machine, lan) = (Machine::new(), Host::new());
+    cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+    let _server = DhcpServer::start(&lan, Manners::Polite);
+    machine.configure(&[("ip", "dhcp"), ("rd.peerdns", "0"), ("nameserver", "10.9.9.9")]).unwrap();
+    let text = fs::read_to_string(machine.resolv_conf()).unwrap();
+    assert_eq!(text, format!("search lan.example\nnameserver 10.9.9.9\n{OPTIONS}"));
+}
+
+#[test]
+fn a_device_that_cannot_be_made_is_told_of() {
+    let (machine, lan) = (Machine::new(), Host::new());
+    cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+    let state = machine
+        .configure(&[
+            ("vlan", "vlan5:eth7"),
+            ("ifname", "uplink:02:00:00:00:00:99"),
+            ("ip", "10.9.0.5::10.9.0.1:24::eth0:none"),
+            ("rd.net.timeout.iflink", "1"),
+        ])
+        .unwrap();
+    let failures: Vec<_> = state.failures().iter().map(ToString::to_string).collect();
+    let expected = ["with address 02:00:00:00:00:99", "eth7"];
+    assert_eq!(failures, expected.map(|what| format!("no network device {what} has appeared")));
+}
+
+#[test]
 fn waiting_ends_and_says_what_was_missing() {
     let (machine, deaf) = (Machine::new(), Host::new());
     cable(&machine.host, "eth0", &deaf, "10.8.0.1/24");
@@ -198,7 +297,8 @@ fn waiting_ends_and_says_what_was_missing() {
         ("eth7:dhcp", "no network device eth7 has appeared"),
         ("eth0:auto6", "no IPv6 router has given eth0 an address within 1 s"),
     ] {
-        let timeouts = [("rd.net.timeout.dhcp", "1"), ("rd.net.timeout.carrier", "1")];
+        let timeouts = ["dhcp", "carrier", "iflink", "ipv6auto"].map(|what| format!("rd.net.timeout.{what}"));
+        let timeouts = timeouts.each_ref().map(|key| (key.as_str(), "1"));
         let started = Instant::now();
         let error = machine.configure(&[&[("ip", ip)], &timeouts[..]].concat()).unwrap_err();
         assert_eq!(error.to_string(), expected);
@@ -216,7 +316,7 @@ fn a_link_that_fails_does_not_hinder_the_others() {
             ("ip", "eth9:dhcp"),
             ("ip", "10.9.0.5::10.9.0.1:24::eth0:none"),
             ("ip", "eth8:off"),
-            ("rd.net.timeout.carrier", "1"),
+            ("rd.net.timeout.iflink", "1"),
         ])
         .unwrap();
     assert_eq!(state.links()[0].to_string(), "eth0: 10.9.0.5/24 via 10.9.0.1");
@@ -289,7 +389,10 @@ fn an_address_comes_from_an_ipv6_router() {
     let IpAddr::V6(address) = link.address else { panic!("{link}") };
     assert_eq!((address.segments()[0], address.segments()[1], link.prefix), (0x2001, 0xdb8, 64));
     assert_eq!(link.gateway, Some("fe80::1".parse().unwrap()));
-    assert_eq!(fs::read_to_string(machine.resolv_conf()).unwrap(), "nameserver 2001:db8::53\n");
+    // Those of the router come after that of the command line; fe80:: is of a link.
+    let text = fs::read_to_string(machine.resolv_conf()).unwrap();
+    let servers = "nameserver 2001:db8::53\nnameserver 2001:db8::1\nnameserver fe80::1%eth0\n";
+    assert_eq!(text, format!("{servers}{OPTIONS}"));
     machine.take_down(state, &before);
 }
 
@@ -313,7 +416,8 @@ fn resolv_conf_comes_back_as_it_was() {
     std::os::unix::fs::symlink("/run/not/there", &path).unwrap();
     let parameters = [("ip", "10.9.0.5:::24::eth0:none:10.9.0.2"), ("nameserver", "10.9.0.1")];
     let state = machine.configure(&parameters).unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 10.9.0.1\nnameserver 10.9.0.2\n");
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, format!("nameserver 10.9.0.1\nnameserver 10.9.0.2\n{OPTIONS}"));
     machine.host.run(move || state.take_down()).unwrap();
     assert_eq!(fs::read_link(&path).unwrap(), PathBuf::from("/run/not/there"));
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);

@@ -1,6 +1,6 @@
 //! Network namespaces with cables between them, and what answers there.
 
-use std::net::{Ipv4Addr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -197,7 +197,8 @@ fn option(message: &[u8], code: u8) -> Option<Vec<u8>> {
     }
 }
 
-/// An IPv6 router for 2001:db8::/64. Stops when dropped.
+/// An IPv6 router for 2001:db8::/64 with the name servers 2001:db8::1 and
+/// fe80::1. Stops when dropped.
 pub struct Router(Arc<AtomicBool>);
 
 impl Drop for Router {
@@ -207,11 +208,15 @@ impl Drop for Router {
 }
 
 /// Advertises `host` on its `eth0` as a router, five times a second (RFC
-/// 4861, section 4.2).
+/// 4861, section 4.2; RFC 8106, section 5.1).
 pub fn advertise_router(host: &Host) -> Router {
     let mut advertisement = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     advertisement.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
     advertisement.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    advertisement.extend([25, 5, 0, 0, 0, 0, 0x0e, 0x10]);
+    for server in ["2001:db8::1", "fe80::1"] {
+        advertisement.extend(server.parse::<Ipv6Addr>().unwrap().octets());
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let ended = stop.clone();
     host.run(move || {

@@ -31,7 +31,7 @@ pub fn network_request(data: &[u8]) {
         .iter()
         .map(|parameter| (parameter.key.as_str(), parameter.value.as_deref().unwrap_or_default()))
         .collect();
-    if let Err(error) = Requests::parse(&parameters) {
+    for error in Requests::parse(&parameters).1 {
         assert_printable(&error.to_string());
     }
 }

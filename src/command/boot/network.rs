@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Boot;
 use crate::error::Error;
+use crate::sys::kmsg;
 use crate::sys::net::{self, Requests};
 
 /// How long all of it may take, unless `rd.net.timeout.*` gives less.
@@ -19,7 +20,15 @@ impl Boot {
             what: "bring up the network".into(),
             source,
         };
-        let requests = Requests::parse(&super::pairs(&self.line)).map_err(|error| failed(error.into()))?;
+        let (requests, ignored) = Requests::parse(&super::pairs(&self.line));
+        for error in ignored {
+            log::warn!("{error}, ignored");
+        }
+        for (module, parameters) in requests.modules() {
+            if let Err(error) = self.modules.load(module, parameters) {
+                log::warn!("network: {}", kmsg::chain(&error));
+            }
+        }
         let state = net::configure(&requests, Path::new("/etc/resolv.conf"), Instant::now() + LIMIT)
             .map_err(|error| failed(error.into()))?;
         for link in state.links() {

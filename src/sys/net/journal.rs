@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{Address, Change, Link, MacAddress, NetError, Route, Rtnetlink};
+use super::{Address, Change, Link, MacAddress, NetError, NewDevice, Route, Rtnetlink};
 use crate::sys::Error;
 
 /// The network and what was changed in it.
@@ -23,7 +23,11 @@ pub struct Journal {
 /// How to take one change back.
 #[derive(Debug)]
 enum Undo {
+    Up(Link),
     Down(Link),
+    Name(Link),
+    Member(Link),
+    Device { index: u32, name: String },
     Mtu(Link, u32),
     Mac(Link, MacAddress),
     Address(Address),
@@ -45,6 +49,46 @@ impl Journal {
             self.undo.push(Undo::Down(link.clone()));
         }
         Ok(())
+    }
+
+    /// Takes the link down unless it is.
+    pub fn set_down(&mut self, link: &Link) -> Result<(), NetError> {
+        if link.up {
+            self.netlink.set_down(link).map_err(NetError::Kernel)?;
+            self.undo.push(Undo::Up(link.clone()));
+        }
+        Ok(())
+    }
+
+    /// Gives the link, which must be down, another name.
+    pub fn rename(&mut self, link: &Link, name: &str) -> Result<(), NetError> {
+        self.netlink.rename(link, name).map_err(NetError::Kernel)?;
+        self.undo.push(Undo::Name(link.clone()));
+        Ok(())
+    }
+
+    /// Makes a device. One that has the name already is taken as it is.
+    pub fn create(&mut self, device: &NewDevice) -> Result<Link, NetError> {
+        let is_new = is_new(self.netlink.create(device))?;
+        let links = self.netlink.links().map_err(NetError::Kernel)?;
+        let link = links.into_iter().find(|link| link.name == device.name);
+        let link = link.ok_or_else(|| NetError::NoDevice { wanted: device.name.into() })?;
+        if is_new {
+            self.undo.push(Undo::Device { index: link.index, name: link.name.clone() });
+        }
+        Ok(link)
+    }
+
+    /// Makes the link, which must be down, a member of a bond.
+    pub fn join(&mut self, link: &Link, bond: &Link) -> Result<(), NetError> {
+        self.netlink.set_master(link, Some(bond.index)).map_err(NetError::Kernel)?;
+        self.undo.push(Undo::Member(link.clone()));
+        Ok(())
+    }
+
+    /// Takes over what another journal has noted, as if noted now.
+    pub fn append(&mut self, other: Self) {
+        self.undo.extend(other.undo);
     }
 
     /// Sets the largest packet, in bytes.
@@ -130,7 +174,11 @@ impl Journal {
 
     fn revert(&mut self, undo: Undo) -> Result<(), NetError> {
         let result = match undo {
+            Undo::Up(link) => self.netlink.set_up(&link),
             Undo::Down(link) => self.netlink.set_down(&link),
+            Undo::Name(link) => self.netlink.rename(&link, &link.name),
+            Undo::Member(link) => self.netlink.set_master(&link, link.master),
+            Undo::Device { index, name } => self.netlink.delete(index, &name),
             Undo::Mtu(link, mtu) => self.netlink.set_mtu(&link, mtu),
             Undo::Mac(link, mac) => self.netlink.set_mac(&link, mac),
             Undo::Address(address) => self.netlink.change_address(Change::Remove, &address),
@@ -152,7 +200,13 @@ impl Journal {
 impl Undo {
     fn link(&self) -> Option<u32> {
         match self {
-            Self::Down(link) | Self::Mtu(link, _) | Self::Mac(link, _) => Some(link.index),
+            Self::Up(link)
+            | Self::Down(link)
+            | Self::Name(link)
+            | Self::Member(link)
+            | Self::Mtu(link, _)
+            | Self::Mac(link, _) => Some(link.index),
+            Self::Device { index, .. } => Some(*index),
             Self::Address(address) => Some(address.link),
             Self::Route(route) => Some(route.link),
             Self::Setting { link, .. } => Some(*link),

@@ -5,6 +5,7 @@
 //! was set and takes all of it back. Invariant: what fails leaves nothing
 //! behind, and nothing waits beyond its deadline.
 
+mod advertisement;
 mod configure;
 mod journal;
 mod netlink;
@@ -22,9 +23,12 @@ use std::time::Duration;
 use super::Error;
 
 pub use self::configure::configure;
-pub use self::request::{IpRequest, Method, RequestError, Requests, RouteRequest, StaticAddress, Timeouts};
-pub use self::rtnetlink::{Address, Change, Link, Route, Rtnetlink, Standing, Via};
-pub use self::state::{ConfiguredLink, NetworkState};
+pub use self::request::{
+    BondOption, BondRequest, BootDevice, IpRequest, Method, PeerNameservers, Rename, RequestError, Requests,
+    RouteRequest, StaticAddress, Timeouts, VlanRequest,
+};
+pub use self::rtnetlink::{Address, Change, DeviceKind, Link, NewDevice, Route, Rtnetlink, Standing, Via};
+pub use self::state::{ConfiguredLink, NameServer, NetworkState};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

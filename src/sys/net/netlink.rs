@@ -13,7 +13,10 @@
 use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
 
 use crate::sys::{Error, failed};
 
@@ -66,14 +69,9 @@ impl Message {
         Self { kind, flags, body }
     }
 
-    /// Adds an attribute. Values are addresses, numbers and names, far
-    /// shorter than the 64 KiB that fit.
+    /// Adds an attribute.
     pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (ATTRIBUTE_HEADER + value.len()) as u16;
-        self.body.extend(length.to_ne_bytes());
-        self.body.extend(kind.to_ne_bytes());
-        self.body.extend(value);
-        self.body.resize(align(self.body.len()), 0);
+        push_attribute(&mut self.body, kind, value);
         self
     }
 
@@ -96,6 +94,32 @@ impl Socket {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(failed("socket", "rtnetlink"))?;
         Ok(Self { fd, sequence: 0 })
+    }
+
+    /// A connection that hears what the kernel tells `group`, an `RTNLGRP_…`
+    /// of linux/rtnetlink.h below 32.
+    pub fn subscribe(group: u32) -> Result<Self, Error> {
+        let socket = Self::open()?;
+        let address = SocketAddrNetlink::new(0, 1 << (group - 1));
+        bind(&socket.fd, &address).map_err(failed("bind", "rtnetlink"))?;
+        Ok(socket)
+    }
+
+    /// Gives the type and the body of every message that has arrived to
+    /// `message`. Does not wait for one.
+    pub fn drain(&mut self, mut message: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            let length = match retry_on_intr(|| recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)) {
+                Ok((length, _)) => length,
+                Err(Errno::AGAIN) => return Ok(()),
+                // Some were lost; those that come again are as good.
+                Err(Errno::NOBUFS) => continue,
+                Err(errno) => return Err(failed("recv", "rtnetlink")(errno)),
+            };
+            let datagram = buffer.get(..length).unwrap_or(&buffer);
+            answers(datagram).for_each(|answer| message(answer.kind, answer.body));
+        }
     }
 
     /// Asks for a change and waits for the kernel's acknowledgement. `call`
@@ -136,6 +160,23 @@ impl Socket {
             }
         }
     }
+}
+
+/// Attributes as the value of another one.
+pub fn nested<'a>(attributes: impl Iterator<Item = (u16, &'a [u8])>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    attributes.for_each(|(kind, value)| push_attribute(&mut bytes, kind, value));
+    bytes
+}
+
+/// Values are addresses, numbers, names and lists of a few of them, far
+/// shorter than the 64 KiB that fit.
+fn push_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = (ATTRIBUTE_HEADER + value.len()) as u16;
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(align(bytes.len()), 0);
 }
 
 /// An error message's code: zero is the acknowledgement.

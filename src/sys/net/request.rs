@@ -2,21 +2,27 @@
 //! (Documentation/admin-guide/nfs/nfsroot.rst) and dracut.cmdline(7) have it.
 //!
 //! In: parameters of the command line. Out: [`Requests`]. Invariant: no
-//! request is guessed; what is not understood is an error that quotes the
-//! parameter.
+//! request is guessed; what is not understood is left out and comes back as an
+//! error that quotes the parameter.
 //!
 //! ```text
 //! ip=METHOD
 //! ip=DEVICE:METHOD[:[MTU][:MAC]]
 //! ip=ADDRESS:[PEER]:GATEWAY:NETMASK:HOSTNAME:DEVICE:METHOD[:[DNS1][:[DNS2]] | :[MTU][:MAC]]
-//! METHOD   dhcp | on | any | auto6 | off | none | static      IPv6 addresses in [ ]
-//! nameserver=ADDRESS   BOOTIF=01-MAC   rd.route=NET/PREFIX:[GATEWAY][:DEVICE]
-//! rd.net.timeout.dhcp=SECONDS   rd.net.timeout.carrier=SECONDS
+//! METHOD   dhcp | on | any | single-dhcp | auto6 | either6 | off | none | static      IPv6 addresses in [ ]
+//! nameserver=ADDRESS   rd.route=NET/PREFIX:[GATEWAY][:DEVICE]   bootdev=DEVICE   BOOTIF=01-MAC
+//! ifname=NAME:MAC   vlan=NAME:DEVICE   bond=NAME[:MEMBERS[:OPTIONS[:MTU]]]
+//! rd.peerdns=0   rd.bootif=0   rd.net.dhcp.retry=N   rd.net.timeout.WHAT=SECONDS
 //! ```
+
+mod bond;
+mod device;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use self::bond::{BondOption, BondRequest};
+pub use self::device::{Rename, VlanRequest};
 use super::MacAddress;
 use crate::sys::dhcp::{class_prefix, mask_prefix};
 use crate::text::Escaped;
@@ -27,21 +33,51 @@ pub struct Requests {
     /// At most one for each device, and one for those that none names. Empty
     /// if there is no `ip=`; DHCP on any device is then meant.
     pub interfaces: Vec<IpRequest>,
-    /// Come before those that DHCP names.
+    /// Come before those that DHCP servers and routers name.
     pub nameservers: Vec<IpAddr>,
+    pub peer_nameservers: PeerNameservers,
     pub routes: Vec<RouteRequest>,
-    /// The device the boot loader used: the one for a request without device.
-    pub boot_device: Option<MacAddress>,
+    /// The device for a request without device. The request for it is the
+    /// first of `interfaces`, so that it has the default route.
+    pub boot_device: Option<BootDevice>,
+    pub renames: Vec<Rename>,
+    pub bonds: Vec<BondRequest>,
+    pub vlans: Vec<VlanRequest>,
     pub timeouts: Timeouts,
+}
+
+/// The device that counts where several could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootDevice {
+    /// `BOOTIF=`: the one that the boot loader used.
+    Address(MacAddress),
+    /// `bootdev=`
+    Name(String),
+}
+
+/// What is done with name servers that DHCP servers and routers name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerNameservers {
+    #[default]
+    Use,
+    /// `rd.peerdns=0`
+    Ignore,
 }
 
 /// How long to wait within the deadline of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For an answer of a DHCP server or an IPv6 router, once there is carrier.
-    pub dhcp: Duration,
-    /// For a device to appear and to have carrier.
+    /// For a device to appear.
+    pub device: Duration,
+    /// For a device that is there to have carrier.
     pub carrier: Duration,
+    /// For an answer of a DHCP server, once there is carrier.
+    pub dhcp: Duration,
+    /// For an address from an IPv6 router, once there is carrier.
+    pub router: Duration,
+    /// For duplicate detection to pass an IPv6 address (RFC 4862, section
+    /// 5.4), which takes a second or two.
+    pub duplicates: Duration,
 }
 
 /// One `ip=`.
@@ -94,40 +130,98 @@ pub enum RequestError {
     Malformed { parameter: String, field: String, what: &'static str },
     #[error("kernel parameter `{}`: {what} missing", Escaped::new(.parameter))]
     Missing { parameter: String, what: &'static str },
-    #[error("kernel parameter `{}`: another ip= is for the same device", Escaped::new(.parameter))]
+    #[error("kernel parameter `{}`: another one is for the same device", Escaped::new(.parameter))]
     Duplicate { parameter: String },
+    #[error("kernel parameter `{}`: not supported", Escaped::new(.parameter))]
+    Unsupported { parameter: String },
 }
+
+/// What dracut.cmdline(7) knows of the network and we do not.
+const UNSUPPORTED: [&str; 5] = ["bridge", "team", "netroot", "rd.znet", "rd.net.dhcp.vendor-class"];
 
 impl Default for Timeouts {
     /// A switch may keep a port closed for 30 s after carrier (IEEE 802.1D).
     fn default() -> Self {
-        Self { dhcp: Duration::from_secs(60), carrier: Duration::from_secs(10) }
+        let seconds = Duration::from_secs;
+        Self {
+            device: seconds(10),
+            carrier: seconds(10),
+            dhcp: seconds(60),
+            router: seconds(40),
+            duplicates: seconds(10),
+        }
     }
 }
 
 impl Requests {
     /// Reads the parameters that concern the network; others are passed over.
-    pub fn parse(parameters: &[(&str, &str)]) -> Result<Self, RequestError> {
+    /// Each error is about one that is left out.
+    pub fn parse(parameters: &[(&str, &str)]) -> (Self, Vec<RequestError>) {
         let mut requests = Self::default();
-        for (key, value) in parameters {
+        let mut errors = Vec::new();
+        // What changes the meaning of others is read after them.
+        let modifies = |key: &str| matches!(key, "rd.bootif" | "rd.net.dhcp.retry");
+        let (last, first) = parameters.iter().partition::<Vec<_>, _>(|(key, _)| modifies(key));
+        for (key, value) in first.into_iter().chain(last) {
             let field = Field { parameter: &format!("{key}={value}"), text: value };
-            match *key {
-                "ip" => {
-                    let request = IpRequest::parse(field)?;
-                    if requests.interfaces.iter().any(|other| other.device == request.device) {
-                        return Err(RequestError::Duplicate { parameter: field.parameter.into() });
-                    }
-                    requests.interfaces.push(request);
-                }
-                "nameserver" => requests.nameservers.push(field.address()?),
-                "rd.route" => requests.routes.push(RouteRequest::parse(field)?),
-                "BOOTIF" => requests.boot_device = Some(field.boot_device()?),
-                "rd.net.timeout.dhcp" => requests.timeouts.dhcp = field.seconds()?,
-                "rd.net.timeout.carrier" => requests.timeouts.carrier = field.seconds()?,
-                _ => {}
-            }
+            errors.extend(requests.read(key, field).err());
         }
-        Ok(requests)
+        if let Some(BootDevice::Name(device)) = &requests.boot_device {
+            requests.interfaces.sort_by_key(|request| request.device.as_ref() != Some(device));
+        }
+        (requests, errors)
+    }
+
+    fn read(&mut self, key: &str, value: Field) -> Result<(), RequestError> {
+        match key {
+            "ip" => self.add_interface(value)?,
+            "nameserver" => self.nameservers.push(value.address()?),
+            "rd.peerdns" if !value.flag()? => self.peer_nameservers = PeerNameservers::Ignore,
+            "rd.route" => self.routes.push(RouteRequest::parse(value)?),
+            "BOOTIF" => self.boot_device = Some(BootDevice::Address(value.boot_device()?)),
+            "rd.bootif" if !value.flag()? => {
+                self.boot_device.take_if(|device| matches!(device, BootDevice::Address(_)));
+            }
+            "bootdev" => self.boot_device = Some(BootDevice::Name(value.device()?)),
+            "ifname" => self.renames.push(Rename::parse(value)?),
+            "vlan" => self.vlans.push(VlanRequest::parse(value)?),
+            "bond" => self.bonds.push(BondRequest::parse(value)?),
+            "rd.net.dhcp.retry" => self.timeouts.dhcp = self.timeouts.dhcp.saturating_mul(value.tries()?),
+            "rd.net.timeout.dhcp" => self.timeouts.dhcp = value.seconds()?,
+            "rd.net.timeout.carrier" | "rd.net.timeout.ifup" => self.timeouts.carrier = value.seconds()?,
+            "rd.net.timeout.iflink" => self.timeouts.device = value.seconds()?,
+            "rd.net.timeout.ipv6auto" => self.timeouts.router = value.seconds()?,
+            "rd.net.timeout.ipv6dad" => self.timeouts.duplicates = value.seconds()?,
+            // Routes are there when the kernel says so; there is no wait to limit.
+            "rd.net.timeout.route" => drop(value.seconds()?),
+            _ if UNSUPPORTED.contains(&key) => {
+                return Err(RequestError::Unsupported { parameter: value.parameter.into() });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_interface(&mut self, value: Field) -> Result<(), RequestError> {
+        let request = IpRequest::parse(value)?;
+        if self.interfaces.iter().any(|other| other.device == request.device) {
+            return Err(RequestError::Duplicate { parameter: value.parameter.into() });
+        }
+        self.interfaces.push(request);
+        Ok(())
+    }
+
+    /// Kernel modules that the devices asked for need, each with parameters.
+    pub fn modules(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        // Unasked, the first one makes a device bond0.
+        let bonding = (!self.bonds.is_empty()).then_some(("bonding", "max_bonds=0"));
+        bonding.into_iter().chain((!self.vlans.is_empty()).then_some(("8021q", "")))
+    }
+
+    /// Whether a device only carries another one, and has no address of its own.
+    pub(super) fn is_part(&self, device: &str) -> bool {
+        let in_bond = self.bonds.iter().flat_map(|bond| &bond.members).any(|member| member == device);
+        in_bond || self.vlans.iter().any(|vlan| vlan.device == device)
     }
 }
 
@@ -300,8 +394,8 @@ impl<'a> Field<'a> {
     fn method(self) -> Result<Option<Method>, RequestError> {
         match self.text {
             "" => Ok(None),
-            "dhcp" | "on" | "any" => Ok(Some(Method::Dhcp)),
-            "auto6" => Ok(Some(Method::Auto6)),
+            "dhcp" | "on" | "any" | "single-dhcp" => Ok(Some(Method::Dhcp)),
+            "auto6" | "either6" => Ok(Some(Method::Auto6)),
             "off" | "none" | "static" => Ok(Some(Method::Off)),
             _ => Err(self.malformed("one of dhcp, on, any, auto6, off, none, static")),
         }
@@ -334,6 +428,22 @@ impl<'a> Field<'a> {
 
     fn seconds(self) -> Result<Duration, RequestError> {
         self.number("a number of seconds").map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    fn tries(self) -> Result<u32, RequestError> {
+        self.number("a number of tries from 1 on").and_then(|tries| match tries {
+            0 => Err(self.malformed("a number of tries from 1 on")),
+            tries => Ok(tries),
+        })
+    }
+
+    /// A boolean of dracut's; the bare key is on.
+    fn flag(self) -> Result<bool, RequestError> {
+        match self.text {
+            "" | "1" | "yes" | "on" => Ok(true),
+            "0" | "no" | "off" => Ok(false),
+            _ => Err(self.malformed("0 or 1")),
+        }
     }
 
     fn number(self, what: &'static str) -> Result<u32, RequestError> {

@@ -4,9 +4,12 @@
 //! In: what is to be added, removed or set. Out: what the kernel has.
 //! Invariant: an error names the link, address or route it is about.
 
+mod device;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use self::device::{DeviceKind, NewDevice};
 use super::MacAddress;
 use super::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, Socket, attributes, u16_at, u32_at};
 use crate::sys::Error;
@@ -32,6 +35,7 @@ const IFF_LOOPBACK: u32 = 0x8;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_CARRIER: u16 = 33;
 
 /// Size of `struct ifaddrmsg`: family u8, prefix length u8, flags u8, scope u8, index u32.
@@ -67,6 +71,8 @@ pub struct Link {
     pub loopback: bool,
     /// In bytes.
     pub mtu: u32,
+    /// Index of the bond or the like that it is a member of.
+    pub master: Option<u32>,
 }
 
 /// An address of a link.
@@ -241,6 +247,7 @@ impl Link {
             carrier: false,
             loopback: flags & IFF_LOOPBACK != 0,
             mtu: 0,
+            master: None,
         };
         let ethernet = u16_at(body, 2)? == ARPHRD_ETHER;
         for (kind, value) in attributes(body, IFINFOMSG) {
@@ -248,6 +255,7 @@ impl Link {
                 IFLA_ADDRESS if ethernet => link.mac = value.try_into().ok().map(MacAddress),
                 IFLA_IFNAME => link.name = Escaped::new(value.strip_suffix(b"\0")?).to_string(),
                 IFLA_MTU => link.mtu = u32_at(value, 0)?,
+                IFLA_MASTER => link.master = u32_at(value, 0),
                 IFLA_CARRIER => link.carrier = *value.first()? != 0,
                 _ => {}
             }

@@ -15,7 +15,7 @@ use crate::sys::dhcp::Lease;
 #[derive(Debug)]
 pub struct NetworkState {
     pub(super) links: Vec<ConfiguredLink>,
-    pub(super) nameservers: Vec<IpAddr>,
+    pub(super) nameservers: Vec<NameServer>,
     pub(super) failures: Vec<NetError>,
     pub(super) journal: Journal,
 }
@@ -31,6 +31,29 @@ pub struct ConfiguredLink {
     pub gateway: Option<IpAddr>,
     /// By DHCP only.
     pub lease: Option<Lease>,
+    /// Those that the DHCP server or the IPv6 router names.
+    pub nameservers: Vec<NameServer>,
+}
+
+/// A name server. Displays as resolv.conf(5) has it, as `fe80::1%eth0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameServer {
+    pub address: IpAddr,
+    /// Where a link-local address is to be found.
+    pub device: Option<String>,
+}
+
+impl From<IpAddr> for NameServer {
+    fn from(address: IpAddr) -> Self {
+        Self { address, device: None }
+    }
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        self.device.as_ref().map_or(Ok(()), |device| write!(f, "%{device}"))
+    }
 }
 
 impl NetworkState {
@@ -40,7 +63,7 @@ impl NetworkState {
     }
 
     /// What was written to `resolv.conf`; empty if it was left alone.
-    pub fn nameservers(&self) -> &[IpAddr] {
+    pub fn nameservers(&self) -> &[NameServer] {
         &self.nameservers
     }
 

@@ -6,6 +6,13 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// What is read of parameters that are all right.
+fn parse(parameters: &[(&str, &str)]) -> Requests {
+    let (requests, errors) = Requests::parse(parameters);
+    assert_eq!(errors, [], "{parameters:?}");
+    requests
+}
+
 fn request(device: &str, method: Method) -> IpRequest {
     let device = Some(device.to_owned()).filter(|device| !device.is_empty());
     IpRequest { device, method, ..IpRequest::dhcp() }
@@ -30,7 +37,9 @@ fn ip_in_all_its_forms() {
         ("dhcp", request("", Method::Dhcp)),
         ("on", request("", Method::Dhcp)),
         ("any", request("", Method::Dhcp)),
+        ("single-dhcp", request("", Method::Dhcp)),
         ("auto6", request("", Method::Auto6)),
+        ("either6", request("", Method::Auto6)),
         ("off", request("", Method::Off)),
         ("none", request("", Method::Off)),
         ("", request("", Method::Off)),
@@ -86,14 +95,13 @@ fn ip_in_all_its_forms() {
         ("10.0.0.5::10.0.0.1:24::eth0:dhcp", request("eth0", Method::Dhcp)),
         ("::::::off", request("", Method::Off)),
     ] {
-        let requests = Requests::parse(&[("ip", value)]).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(requests.interfaces, [expected], "ip={value}");
+        assert_eq!(parse(&[("ip", value)]).interfaces, [expected], "ip={value}");
     }
 }
 
 #[test]
 fn other_parameters_of_the_network() {
-    let requests = Requests::parse(&[
+    let requests = parse(&[
         ("quiet", ""),
         ("nameserver", "10.0.0.2"),
         ("nameserver", "[2001:db8::2]"),
@@ -103,10 +111,20 @@ fn other_parameters_of_the_network() {
         ("rd.route", "192.168.202.0/255.255.255.0::ens10"),
         ("rd.route", "[2001:db8:3::/48]:[2001:db8:2::1]:ens10"),
         ("BOOTIF", "01-52-54-00-12-34-56"),
+        ("ifname", "lan:52:54:00:12:34:56"),
+        ("vlan", "vlan0005:eth0"),
+        ("rd.neednet", "1"),
+        ("rd.peerdns", "1"),
+        ("rd.net.dhcp.retry", "2"),
         ("rd.net.timeout.dhcp", "5"),
         ("rd.net.timeout.carrier", "7"),
-    ])
-    .unwrap();
+        ("rd.net.timeout.iflink", "8"),
+        ("rd.net.timeout.ipv6auto", "9"),
+        ("rd.net.timeout.ipv6dad", "11"),
+        ("rd.net.timeout.route", "12"),
+    ]);
+    let mac = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    let seconds = Duration::from_secs;
     let route = |destination: &str, prefix, gateway: &str, device: &str| RouteRequest {
         destination: ip(destination),
         prefix,
@@ -122,12 +140,62 @@ fn other_parameters_of_the_network() {
             route("192.168.202.0", 24, "", "ens10"),
             route("2001:db8:3::", 48, "2001:db8:2::1", "ens10"),
         ],
-        boot_device: Some(MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56])),
-        timeouts: Timeouts { dhcp: Duration::from_secs(5), carrier: Duration::from_secs(7) },
+        boot_device: Some(BootDevice::Address(mac)),
+        peer_nameservers: PeerNameservers::Use,
+        renames: vec![Rename { name: "lan".into(), mac }],
+        bonds: vec![],
+        vlans: vec![VlanRequest { name: "vlan0005".into(), id: 5, device: "eth0".into() }],
+        timeouts: Timeouts {
+            dhcp: seconds(10),
+            carrier: seconds(7),
+            device: seconds(8),
+            router: seconds(9),
+            duplicates: seconds(11),
+        },
     };
     assert_eq!(requests, expected);
-    let plain = Requests::parse(&[("BOOTIF", "52:54:00:12:34:56")]).unwrap();
-    assert_eq!(plain.boot_device, expected.boot_device);
+    assert_eq!(parse(&[("BOOTIF", "52:54:00:12:34:56")]).boot_device, expected.boot_device);
+    assert_eq!(parse(&[("rd.bootif", "0"), ("BOOTIF", "52:54:00:12:34:56")]).boot_device, None);
+    assert_eq!(parse(&[("rd.peerdns", "0")]).peer_nameservers, PeerNameservers::Ignore);
+    assert_eq!(parse(&[("rd.net.timeout.ifup", "7")]).timeouts.carrier, seconds(7));
+}
+
+#[test]
+fn the_request_for_the_boot_device_comes_first() {
+    for (parameter, expected) in [
+        (("bootdev", "eth1"), ["eth1", "eth0", "eth2"]),
+        (("bootdev", "eth7"), ["eth0", "eth1", "eth2"]),
+        (("BOOTIF", "52:54:00:12:34:56"), ["eth0", "eth1", "eth2"]),
+    ] {
+        let requests = parse(&[parameter, ("ip", "eth0:dhcp"), ("ip", "eth1:dhcp"), ("ip", "eth2:dhcp")]);
+        let order: Vec<_> = requests.interfaces.iter().filter_map(|one| one.device.as_deref()).collect();
+        assert_eq!(order, expected, "{parameter:?}");
+    }
+}
+
+#[test]
+fn devices_name_the_modules_that_they_need() {
+    for (parameters, expected) in [
+        (&[("ip", "dhcp")][..], &[][..]),
+        (&[("vlan", "vlan5:eth0")], &[("8021q", "")]),
+        (&[("vlan", "vlan5:bond0"), ("bond", "bond0:eth0")], &[("bonding", "max_bonds=0"), ("8021q", "")]),
+    ] {
+        assert_eq!(parse(parameters).modules().collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_vlan_has_its_number_at_the_end_of_its_name() {
+    for (name, id) in [
+        ("vlan5", Some(5)),
+        ("vlan0005", Some(5)),
+        ("eth0.5", Some(5)),
+        ("eth0.0005", Some(5)),
+        ("v4094", Some(4094)),
+    ] {
+        let requests = parse(&[("vlan", &format!("{name}:eth0"))]);
+        assert_eq!(requests.vlans.first().map(|vlan| vlan.id), id, "{name}");
+    }
 }
 
 #[test]
@@ -167,15 +235,33 @@ fn errors_quote_the_parameter_and_what_is_wrong_in_it() {
         ("BOOTIF", "01-52-54", "`01-52-54` is not an Ethernet address"),
         ("rd.net.timeout.dhcp", "soon", "`soon` is not a number of seconds"),
         ("rd.net.timeout.carrier", "-1", "`-1` is not a number of seconds"),
+        ("rd.net.timeout.route", "soon", "`soon` is not a number of seconds"),
+        ("rd.net.dhcp.retry", "0", "`0` is not a number of tries from 1 on"),
+        ("rd.peerdns", "maybe", "`maybe` is not 0 or 1"),
+        ("bootdev", "", "`` is not the name of a network device"),
+        ("ifname", "lan", "`lan` is not NAME:MAC"),
+        ("ifname", "lan:52:54", "`52:54` is not an Ethernet address"),
+        ("ifname", "a/b:52:54:00:12:34:56", "`a/b` is not the name of a network device"),
+        ("vlan", "vlan5", "`vlan5` is not NAME:DEVICE"),
+        ("vlan", "vlan:eth0", "`vlan` is not a name that ends in a VLAN number from 1 to 4094"),
+        ("vlan", "vlan0:eth0", "`vlan0` is not a name that ends in a VLAN number from 1 to 4094"),
+        ("vlan", "vlan4095:eth0", "`vlan4095` is not a name that ends in a VLAN number from 1 to 4094"),
+        ("bridge", "br0:eth0", "not supported"),
+        ("team", "team0:eth0", "not supported"),
     ] {
-        let error = Requests::parse(&[(key, value)]).unwrap_err().to_string();
-        assert_eq!(error, format!("kernel parameter `{key}={value}`: {expected}"));
+        // The others are not hindered by it.
+        let (requests, errors) = Requests::parse(&[("nameserver", "10.0.0.2"), (key, value)]);
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, [format!("kernel parameter `{key}={value}`: {expected}")]);
+        assert_eq!(requests, parse(&[("nameserver", "10.0.0.2")]));
     }
     let twice = [("ip", "eth0:dhcp"), ("ip", "eth1:dhcp"), ("ip", "::::h:eth0:off")];
+    let (requests, errors) = Requests::parse(&twice);
     assert_eq!(
-        Requests::parse(&twice).unwrap_err().to_string(),
-        "kernel parameter `ip=::::h:eth0:off`: another ip= is for the same device"
+        errors[0].to_string(),
+        "kernel parameter `ip=::::h:eth0:off`: another one is for the same device"
     );
+    assert_eq!(requests, parse(&twice[..2]));
 }
 
 #[test]
