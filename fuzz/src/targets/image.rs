@@ -19,14 +19,18 @@ const PLENTY: u64 = 4 << 20;
 /// The archive as it is, and with the checksums of its headers put right, so
 /// that changes get past them.
 pub fn tar(data: &[u8]) {
-    let mut repaired = data.to_vec();
-    for header in repaired.chunks_exact_mut(512).filter(|block| block[257..].starts_with(b"ustar")) {
+    read_archive(data);
+    read_archive(&with_checksums(data.to_vec()));
+}
+
+/// Puts the checksums of an archive's headers right.
+pub(super) fn with_checksums(mut archive: Vec<u8>) -> Vec<u8> {
+    for header in archive.chunks_exact_mut(512).filter(|block| block[257..].starts_with(b"ustar")) {
         header[148..156].fill(b' ');
         let sum: u64 = header.iter().map(|&byte| u64::from(byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
-    read_archive(data);
-    read_archive(&repaired);
+    archive
 }
 
 /// Entries are the same whether their data is read or skipped, their data is

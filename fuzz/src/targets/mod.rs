@@ -2,11 +2,13 @@
 //! hold of every input is asserted. Used by cargo-fuzz and by an ordinary
 //! test, so nothing here needs more than plywood's public names.
 
+mod archives;
 mod boot;
 mod image;
 mod reader;
 mod stack;
 
+pub use archives::archives;
 pub use boot::{block, command_line, dhcp, network_request, uevent};
 pub use image::{config, constraint, decompress, document, image_config, manifest, reference, tar};
 pub use reader::squashfs_reader;
@@ -17,7 +19,8 @@ pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
 #[allow(dead_code)]
-pub const ALL: [(&str, Target); 16] = [
+pub const ALL: [(&str, Target); 17] = [
+    ("archives", archives),
     ("tar", tar),
     ("decompress", decompress),
     ("flatten", flatten),
