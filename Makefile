@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 PACKAGES := gcc g++ libc6-dev ca-certificates python3 \
 	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
 	docker-registry skopeo umoci apache2-utils \
-	squashfs-tools e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
+	squashfs-tools squashfs-tools-ng squashfuse 7zip e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:

@@ -190,10 +190,16 @@ pub struct Mount {
 
 impl Mount {
     pub fn new(image: &Image) -> Self {
-        let script = "mount -t tmpfs none /mnt && mkdir /mnt/image && \
-                      mount -t squashfs -o loop,ro \"$1\" /mnt/image && echo mounted && read -r end";
+        Self::with("mount -t squashfs -o loop,ro \"$1\" /mnt/image", image)
+    }
+
+    /// Mounts the image, `$1`, with this command of the shell's.
+    pub fn with(command: &str, image: &Image) -> Self {
+        let script = format!(
+            "mount -t tmpfs none /mnt && mkdir /mnt/image && {command} && echo mounted && read -r end"
+        );
         let mut child = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
             .arg(image.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -202,7 +208,7 @@ impl Mount {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let mount = Self { child };
-        assert_eq!(line, "mounted\n", "the kernel refused the image");
+        assert_eq!(line, "mounted\n", "{command}");
         mount
     }
 

@@ -1,7 +1,8 @@
-//! The squashfs writer against those who read squashfs: unsquashfs and the
-//! kernel. mksquashfs says what an image of the same tree looks like.
+//! The squashfs writer against those who read squashfs: unsquashfs, the kernel
+//! and others. mksquashfs says what an image of the same tree looks like.
 
 mod inspect;
+mod peers;
 mod read;
 mod refused;
 mod tree;

@@ -126,18 +126,23 @@ fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
     Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// Bytes that programs trip over, some of them not UTF-8.
+const NAME: &[u8] = b"abcdefgXYZ019 ._-\\~\"'\xc3\xa4\xff";
+
 /// A generator of trees: the same seed, the same tree.
 pub struct Generator {
     state: u64,
     /// Owners and groups that nodes may have.
     pub owners: u64,
+    /// What names are made of.
+    pub alphabet: &'static [u8],
     /// Contents so far, to be used again.
     contents: Vec<Vec<u8>>,
 }
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { state: seed.wrapping_mul(2).wrapping_add(1), owners: 5, contents: Vec::new() }
+        Self { state: seed.wrapping_mul(2).wrapping_add(1), owners: 5, alphabet: NAME, contents: Vec::new() }
     }
 
     /// A number below `limit` (xorshift64*).
@@ -207,12 +212,12 @@ impl Generator {
     }
 
     fn name(&mut self) -> Vec<u8> {
-        const BYTES: &[u8] = b"abcdefgXYZ019 ._-\\~\"'\xc3\xa4\xff";
         let length = match self.below(20) {
             0 => 200 + self.below(56),
             _ => 1 + self.below(12),
         };
-        let name: Vec<_> = (0..length).map(|_| BYTES[self.below(BYTES.len() as u64) as usize]).collect();
+        let name: Vec<_> =
+            (0..length).map(|_| self.alphabet[self.below(self.alphabet.len() as u64) as usize]).collect();
         if name.iter().all(|&byte| byte == b'.') { b"dots".to_vec() } else { name }
     }
 
