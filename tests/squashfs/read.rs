@@ -1,9 +1,10 @@
-//! The reader against what mksquashfs and the writer make.
+//! The reader against what others and the writer make.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plywood::layer::rules::Permission;
@@ -101,32 +102,84 @@ fn mksquashfs(source: &Path, image: &Path, flags: &[&str]) {
     run("mksquashfs", &[&[source.as_os_str(), image.as_os_str()], &flags[..]].concat());
 }
 
+/// Of squashfs-tools-ng, from a directory.
+fn gensquashfs(source: &Path, image: &Path, flags: &[&str]) {
+    let flags: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+    let fixed = ["--quiet", "--keep-time", "--pack-dir"].map(OsStr::new);
+    run("gensquashfs", &[&fixed[..], &[source.as_os_str()], &flags, &[image.as_os_str()]].concat());
+}
+
+/// Of squashfs-tools-ng, from a tar.
+fn tar2sqfs(source: &Path, image: &Path, flags: &[&str]) {
+    let tar = image.with_extension("tar");
+    let to = [OsStr::new("-cf"), tar.as_os_str(), OsStr::new("-C"), source.as_os_str(), OsStr::new(".")];
+    run("tar", &[&[OsStr::new("--format=pax")], &to[..]].concat());
+    let output = Command::new("tar2sqfs")
+        .args(flags)
+        .args(["--quiet", "--force"])
+        .arg(image)
+        .stdin(File::open(&tar).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
-fn what_mksquashfs_makes_is_read_back() {
+fn what_others_make_is_read_back() {
+    type Maker = fn(&Path, &Path, &[&str]);
     let directory = TempDir::new().unwrap();
-    for (seed, flags) in [
-        (1, &["-comp", "gzip"][..]),
-        (2, &["-comp", "gzip", "-b", "4096"]),
-        (3, &["-comp", "zstd"]),
-        (4, &["-comp", "zstd", "-b", "1M", "-Xcompression-level", "19"]),
-        (5, &["-comp", "xz"]),
-        (6, &["-comp", "xz", "-b", "4096"]),
-        (7, &["-comp", "xz", "-Xbcj", "x86,arm"]),
-        (8, &["-noI", "-noD", "-noF", "-noX"]),
-        (9, &["-noI", "-noId", "-comp", "zstd"]),
-        (10, &["-no-fragments"]),
-        (11, &["-always-use-fragments", "-comp", "zstd"]),
-        (12, &["-no-exports", "-no-xattrs", "-nopad"]),
-        (13, &["-no-duplicates", "-comp", "xz", "-b", "64K"]),
-        (14, &["-comp", "lz4"]),
-        (15, &["-comp", "lz4", "-Xhc", "-b", "4096"]),
-        (16, &["-comp", "lz4", "-b", "1M", "-nopad"]),
-    ] {
+    let images: [(Maker, &[&[&str]]); 3] = [
+        (
+            mksquashfs,
+            &[
+                &["-comp", "gzip"],
+                &["-comp", "gzip", "-b", "4096"],
+                &["-comp", "zstd"],
+                &["-comp", "zstd", "-b", "1M", "-Xcompression-level", "19"],
+                &["-comp", "xz"],
+                &["-comp", "xz", "-b", "4096"],
+                &["-comp", "xz", "-Xbcj", "x86,arm"],
+                &["-noI", "-noD", "-noF", "-noX"],
+                &["-noI", "-noId", "-comp", "zstd"],
+                &["-no-fragments"],
+                &["-always-use-fragments", "-comp", "zstd"],
+                &["-no-exports", "-no-xattrs", "-nopad"],
+                &["-no-duplicates", "-comp", "xz", "-b", "64K"],
+                &["-comp", "lz4"],
+                &["-comp", "lz4", "-Xhc", "-b", "4096"],
+                &["-comp", "lz4", "-b", "1M", "-nopad"],
+                &["-b", "1M", "-comp", "xz", "-Xdict-size", "50%"],
+                &["-comp", "gzip", "-Xcompression-level", "1", "-Xwindow-size", "8"],
+                &["-noD", "-noF", "-comp", "lz4"],
+                &["-root-mode", "700", "-comp", "zstd", "-noDataCompression", "-b", "8K"],
+            ],
+        ),
+        (
+            gensquashfs,
+            &[
+                &["--compressor", "gzip"],
+                &["--compressor", "xz", "--block-size", "4096"],
+                &["--compressor", "lz4", "--no-tail-packing"],
+                &["--compressor", "zstd", "--block-size", "1048576", "--exportable"],
+            ],
+        ),
+        (
+            tar2sqfs,
+            &[
+                &["--compressor", "gzip", "--no-tail-packing"],
+                &["--compressor", "xz"],
+                &["--compressor", "lz4", "--block-size", "4096", "--exportable"],
+                &["--compressor", "zstd", "--dev-block-size", "1024"],
+            ],
+        ),
+    ];
+    let images = images.iter().flat_map(|(make, table)| table.iter().map(move |flags| (make, *flags)));
+    for (seed, (make, flags)) in (1..).zip(images) {
         let block_size = if flags.contains(&"4096") { 4096 } else { 128 << 10 };
         let tree = Generator::new(seed).tree(4, 8, block_size);
         let (source, image) = (directory.path().join("source"), directory.path().join("image"));
         create(&tree, &source).unwrap();
-        mksquashfs(&source, &image, flags);
+        make(&source, &image, flags);
         assert_same(&tree, &tree_of(&mut open(&image)), Owners::Any, &flags.join(" "));
         fs::remove_dir_all(&source).unwrap();
         fs::remove_file(&image).unwrap();
