@@ -45,7 +45,17 @@ impl Bench {
     }
 
     fn plywood(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+        self.run(Command::new(env!("CARGO_BIN_EXE_plywood")), arguments)
+    }
+
+    /// With a limit of prlimit(1).
+    fn plywood_within(&self, limit: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new("prlimit");
+        command.args([limit, env!("CARGO_BIN_EXE_plywood")]);
+        self.run(command, arguments)
+    }
+
+    fn run(&self, mut command: Command, arguments: &[&str]) -> Output {
         command.args(arguments).args(["--arch", "amd64", "--host", "debian=12"]);
         command.current_dir(self.directory.path()).env("TMPDIR", self.directory.path()).output().unwrap()
     }
@@ -350,4 +360,66 @@ fn files_that_are_no_images_are_refused_at_once() {
         let error = bench.fail(&["pack", image, "-o", "out.sqsh"]);
         assert!(error.contains(expected), "{image}: {error}");
     }
+}
+
+/// xorshift64: which bits are flipped, the same each time.
+struct Flips(u64);
+
+impl Flips {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// Memory that a damaged image may take, in bytes. What a good one takes is
+/// measured elsewhere; most of this is threads' buffers.
+const DAMAGED_MEMORY: &str = "--data=268435456";
+
+#[test]
+fn damaged_images_are_read_or_refused_and_leave_nothing() {
+    let bench = Bench::new();
+    bench.extension();
+    let mut flips = Flips(0x9e37_79b9);
+    let (mut read, mut refused) = (0, 0);
+    for flags in [
+        &["-comp", "gzip", "-b", "4096"][..],
+        &["-comp", "lz4"],
+        &["-comp", "xz", "-b", "1M"],
+        &["-comp", "zstd"],
+        &["-noI", "-noD", "-noF", "-noX"],
+    ] {
+        bench.squashfs("image", flags);
+        let good = fs::read(bench.path("image")).unwrap();
+        for _ in 0..60 {
+            let mut damaged = good.clone();
+            for _ in 0..=flips.below(3) {
+                // Padding and contents are long: half of the damage is elsewhere.
+                let at = match flips.below(2) {
+                    0 => flips.below(damaged.len()),
+                    _ => flips.below(damaged.len().min(1024)),
+                };
+                damaged[at] ^= 1 << flips.below(8);
+            }
+            fs::write(bench.path("damaged"), damaged).unwrap();
+            let output =
+                bench.plywood_within(DAMAGED_MEMORY, &["pack", "squashfs:damaged", "-o", "out.sqsh"]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(error.chars().all(|c| c == '\n' || !c.is_control()), "{flags:?}: {error:?}");
+            match output.status.code() {
+                Some(0) => read += 1,
+                Some(1) => {
+                    assert!(error.starts_with("error: squashfs:damaged"), "{flags:?}: {error}");
+                    refused += 1;
+                }
+                code => panic!("{flags:?}: exit code {code:?}: {error}"),
+            }
+            assert_eq!(bench.path("out.sqsh").exists(), output.status.success(), "{flags:?}");
+            let _ = fs::remove_file(bench.path("out.sqsh"));
+            assert_eq!(fs::read_dir(bench.directory.path()).unwrap().count(), 3, "{flags:?}");
+        }
+    }
+    assert!(read > 10 && refused > 100, "{read} read, {refused} refused");
 }
