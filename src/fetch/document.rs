@@ -17,9 +17,17 @@ use crate::oci::{
 };
 use crate::store::Store;
 
-/// The config of an artifact that has none (image-spec, manifest.md,
-/// "Guidance for an Empty Descriptor").
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// The configs of artifacts that have none: that of the image-spec (manifest.md,
+/// "Guidance for an Empty Descriptor"), and that of ORAS before there was one.
+const EMPTY: [&str; 2] = ["application/vnd.oci.empty.v1+json", "application/vnd.unknown.config.v1+json"];
+
+/// What a file's name says of a tar in it.
+const TARS: [(&str, Compression); 4] = [
+    (".tar", Compression::None),
+    (".tar.gz", Compression::Gzip),
+    (".tgz", Compression::Gzip),
+    (".tar.zst", Compression::Zstd),
+];
 
 /// Where manifests, indexes and image configs come from.
 pub(super) trait Documents {
@@ -127,15 +135,13 @@ impl Search<'_> {
         if let Some(blob) = squashfs_artifact(manifest) {
             return Ok(Parts::Squashfs(blob.clone()));
         }
+        if let Some(tar) = tar_artifact(manifest) {
+            return Ok(Parts::Changesets(vec![tar]));
+        }
         let compressions = manifest.compressions().map_err(|source| Cause::Document { digest, source })?;
         let wanted = &manifest.config;
         if wanted.kind() != Kind::Config {
-            return match (manifest.layers.as_slice(), compressions.as_slice()) {
-                ([blob], &[compression]) if wanted.media_type == EMPTY => {
-                    Ok(Parts::Changesets(vec![Described::artifact(blob, compression)]))
-                }
-                _ => Err(Cause::NotAnImage { media_type: wanted.media_type.clone() }),
-            };
+            return Err(Cause::NotAnImage { media_type: wanted.media_type.clone() });
         }
         let bytes = self.documents.document(wanted)?;
         let config = ImageConfig::parse(&bytes)
@@ -204,13 +210,35 @@ impl Parts {
 /// nothing. To ORAS every file without a type is a tar.
 fn squashfs_artifact(manifest: &Manifest) -> Option<&Descriptor> {
     let [blob] = manifest.layers.as_slice() else { return None };
-    let title = blob.annotations.get("org.opencontainers.image.title").map_or("", String::as_str);
-    let named = [".raw", ".squashfs", ".sqfs", ".sqsh"].iter().any(|suffix| title.ends_with(suffix));
+    let named = [".raw", ".squashfs", ".sqfs", ".sqsh"].iter().any(|suffix| title(blob).ends_with(suffix));
     let typed = ["squashfs", "sysext"].iter().any(|word| blob.media_type.contains(word));
     let plain_tar = blob.kind() == Kind::Changeset(Compression::None);
     let untyped = plain_tar && manifest.config.kind() != Kind::Config;
     let is_squashfs = (blob.kind() == Kind::Other && (named || typed)) || (untyped && named);
     is_squashfs.then_some(blob)
+}
+
+/// An artifact's only blob if that is a tar: by its type, or by the file name
+/// it was given where the type says less.
+fn tar_artifact(manifest: &Manifest) -> Option<Described> {
+    let [blob] = manifest.layers.as_slice() else { return None };
+    if !EMPTY.contains(&manifest.config.media_type.as_str()) {
+        return None;
+    }
+    let named =
+        TARS.iter().find(|(suffix, _)| title(blob).ends_with(suffix)).map(|(_, compression)| *compression);
+    let compression = match blob.kind() {
+        Kind::Changeset(Compression::None) => named.unwrap_or(Compression::None),
+        Kind::Changeset(compression) => compression,
+        Kind::Other => named?,
+        _ => return None,
+    };
+    Some(Described::artifact(blob, compression))
+}
+
+/// The name of the file that a blob was pushed from.
+fn title(blob: &Descriptor) -> &str {
+    blob.annotations.get("org.opencontainers.image.title").map_or("", String::as_str)
 }
 
 /// The media type of a document that arrived without one: its own word, else

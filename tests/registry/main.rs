@@ -1,6 +1,7 @@
 //! Fetching from Debian's `docker-registry`, filled with images that `umoci`
 //! and `skopeo` made: what real tools write, over real TLS.
 
+mod artifacts;
 mod stage;
 
 use std::io::Read;

@@ -227,7 +227,7 @@ impl Server {
         Self::start_on(&images().storage, access)
     }
 
-    fn start_on(storage: &Path, access: &Access<'_>) -> Self {
+    pub fn start_on(storage: &Path, access: &Access<'_>) -> Self {
         // Somebody else may take the free port before the server does.
         (0..5).find_map(|_| Self::try_start(storage, access)).expect("docker-registry does not start")
     }
