@@ -21,6 +21,7 @@ use crate::plan::{Action, Inventory, Plan, Step};
 use crate::store::{
     Draft, Generation, GenerationRecord, Layer, LayerEntry, Lock, Origin, Proof, Skipped, Store,
 };
+use crate::sys::kmsg;
 
 /// What a generation is assembled from.
 pub struct Assembly<'a> {
@@ -235,11 +236,34 @@ pub fn obtain_layer(
         };
     }
     let blobs: Vec<_> = resolved.blobs().copied().collect();
-    let image = fetcher.fetch(resolved)?;
-    let layer = layer::build(&image, recipe, store)?;
+    let layer = build_layer(fetcher, resolved, store, recipe)?;
     note_compatibility(&layer);
     remove_blobs(store, &blobs);
     Ok(layer)
+}
+
+/// Builds while the image downloads. Where that turns out not to be the image,
+/// each endpoint is tried by itself, and the layer is built from what is
+/// verified then.
+fn build_layer(
+    fetcher: &Fetcher,
+    resolved: Resolved,
+    store: &Store,
+    recipe: &Recipe,
+) -> Result<Layer, Error> {
+    let image = fetcher.stream(resolved.clone())?;
+    let error = match layer::build(&image, recipe, store) {
+        Ok(layer) => return Ok(layer),
+        Err(error) => error,
+    };
+    match image.interrupted() {
+        Some(interrupted) if interrupted.elsewhere => {
+            log::warn!("{}; trying again from the start", kmsg::chain(&interrupted.error));
+            Ok(layer::build(&fetcher.fetch(resolved)?, recipe, store)?)
+        }
+        Some(interrupted) => Err(interrupted.error.into()),
+        None => Err(error.into()),
+    }
 }
 
 /// Removes changesets from the store: layers take their place.

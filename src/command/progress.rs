@@ -35,6 +35,7 @@ impl Progress for Console {
                 download.received = download.received.saturating_sub(bytes);
             }
             Event::Stored { digest, endpoint } => log::debug!("stored {digest} from {endpoint}"),
+            Event::Delivered { digest, endpoint } => log::debug!("read {digest} from {endpoint}"),
             Event::Failed { endpoint, error } => log::warn!("{endpoint}: {}", kmsg::chain(error)),
             Event::Pausing(pause) => log::info!("trying again in {:.1} s", pause.as_secs_f32()),
             Event::Unverified { authority } => {

@@ -1,11 +1,11 @@
 //! From a reference to verified content: registries, image layouts, archives.
 //!
 //! In: an [`ImageSource`] and a [`Machine`]. Out: [`Resolved`], which knows
-//! the image from its small documents, and [`Image`], whose blobs are all at
-//! hand: in the store, or in place in a layout or archive. Invariants: from
-//! [`Resolved`] on only digests count; registry content has a name in the
-//! store only after its size and digest matched; content in place is verified
-//! by whoever reads it to its end.
+//! the image from its small documents, and [`Image`], whose blobs can be read:
+//! in the store, in place in a layout or archive, or while they are downloaded.
+//! Invariants: from [`Resolved`] on only digests count; registry content has a
+//! name in the store only after its size and digest matched; everything else
+//! is verified by whoever reads it to its end.
 
 mod archive;
 pub mod directory;
@@ -13,6 +13,7 @@ mod docker_archive;
 mod document;
 mod error;
 mod layout;
+mod packed;
 mod progress;
 mod raw;
 mod registry;
@@ -23,12 +24,13 @@ use std::time::Duration;
 
 pub use archive::ArchiveError;
 pub use error::{Attempt, Cause, FetchError};
+pub use packed::{Interrupted, Packed, Reader};
 pub use progress::{Event, Progress, Silent};
 pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
 use crate::limits::Limits;
 use crate::oci::registries::{Authorities, Proxies};
-use crate::oci::{Compression, Digest, ImageSource, Platform, Registries};
+use crate::oci::{Compression, Descriptor, Digest, ImageSource, Platform, Reference, Registries};
 use crate::store::{Blob, Store};
 use document::{Chosen, Parts};
 
@@ -140,28 +142,28 @@ pub struct Resolved {
     parts: Parts,
 }
 
-/// An image of which every blob is at hand.
+/// An image of which every blob can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct Image<'f> {
     source: ImageSource,
     digest: Digest,
     chain_id: Digest,
-    content: Content,
+    content: Content<'f>,
 }
 
 /// What an image is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum Content<'f> {
     /// Lowest first; never empty.
-    Changesets(Vec<Changeset>),
-    /// A file that is, or holds, a squashfs.
+    Changesets(Vec<Changeset<'f>>),
+    /// What is, or holds, a squashfs.
     Squashfs(Blob),
 }
 
 /// One of the tars that an image is a stack of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changeset {
-    blob: Blob,
+pub struct Changeset<'f> {
+    blob: Packed<'f>,
     diff_id: Option<Digest>,
     compression: Compression,
 }
@@ -209,10 +211,43 @@ impl<'a> Fetcher<'a> {
 
     /// Makes every blob available: downloads what the store lacks of a
     /// registry's image, finds those of a layout, archive or file in place.
-    pub fn fetch(&self, resolved: Resolved) -> Result<Image, FetchError> {
+    pub fn fetch(&self, resolved: Resolved) -> Result<Image<'static>, FetchError> {
         let source = resolved.source.clone();
-        let image = self.locate(&resolved).and_then(|blobs| resolved.into_image(blobs));
-        image.map_err(FetchError::of(&source))
+        let blobs = self.locate(&resolved).map(|blobs| blobs.into_iter().map(Packed::from).collect());
+        blobs.and_then(|blobs| resolved.into_image(blobs)).map_err(FetchError::of(&source))
+    }
+
+    /// As [`fetch`](Self::fetch), but changesets that a registry has and the
+    /// store lacks are downloaded when they are read, and are not kept.
+    pub fn stream(&self, resolved: Resolved) -> Result<Image<'_>, FetchError> {
+        match (&resolved.source, &resolved.parts) {
+            (ImageSource::Registry(reference), Parts::Changesets(_)) => {
+                let source = resolved.source.clone();
+                let blobs = self.stream_from(reference, &resolved);
+                blobs.and_then(|blobs| resolved.into_image(blobs)).map_err(FetchError::of(&source))
+            }
+            // A squashfs is not read from its start to its end.
+            _ => self.fetch(resolved),
+        }
+    }
+
+    fn stream_from(&self, reference: &Reference, resolved: &Resolved) -> Result<Vec<Packed<'_>>, Cause> {
+        let wanted = resolved.parts.blobs();
+        let is_repeated =
+            |blob: &&Descriptor| wanted.iter().filter(|other| other.digest == blob.digest).count() > 1;
+        // What is read more than once is asked for once.
+        let repeated: Vec<_> = wanted.iter().copied().filter(is_repeated).collect();
+        self.client.pull(reference).download(self.store, &resolved.source, &repeated)?;
+        let missing = |blob: &&Descriptor| self.store.blob(&blob.digest).is_none();
+        let missing: Vec<_> = wanted.iter().copied().filter(missing).collect();
+        let mut remote =
+            self.client.pull(reference).remote(&resolved.source, &missing).into_iter().peekable();
+        let packed = |blob: &Descriptor| match remote.next_if(|remote| remote.wanted().digest == blob.digest)
+        {
+            Some(remote) => Ok(Packed::remote(remote)),
+            None => registry::stored_blob(self.store, blob).map(Packed::from),
+        };
+        wanted.into_iter().map(packed).collect()
     }
 
     /// One blob for each that is wanted, in order.
@@ -265,12 +300,14 @@ impl Resolved {
         Ok(Self { source: source.clone(), digest: manifest, chain_id, documents, parts })
     }
 
-    fn into_image(self, mut blobs: Vec<Blob>) -> Result<Image, Cause> {
+    fn into_image(self, mut blobs: Vec<Packed<'_>>) -> Result<Image<'_>, Cause> {
         let content = match (self.parts, blobs.pop()) {
-            (Parts::Squashfs(_), Some(blob)) => Content::Squashfs(blob),
-            (Parts::Squashfs(wanted), None) => return Err(Cause::NotStored { digest: wanted.digest }),
+            (Parts::Squashfs(wanted), blob) => match blob.and_then(Packed::into_file) {
+                Some(blob) => Content::Squashfs(blob),
+                None => return Err(Cause::NotStored { digest: wanted.digest }),
+            },
             (Parts::Changesets(changesets), last) => {
-                let changeset = |(described, blob): (document::Described, Blob)| Changeset {
+                let changeset = |(described, blob): (document::Described, _)| Changeset {
                     blob,
                     diff_id: described.diff_id,
                     compression: described.compression,
@@ -318,7 +355,7 @@ impl Resolved {
     }
 }
 
-impl Image {
+impl<'f> Image<'f> {
     pub fn source(&self) -> &ImageSource {
         &self.source
     }
@@ -342,12 +379,18 @@ impl Image {
         })
     }
 
-    pub fn content(&self) -> &Content {
+    /// Why a blob did not come while it was read, if one did not: that
+    /// explains what its reader ran into.
+    pub fn interrupted(&self) -> Option<Interrupted> {
+        self.blobs().iter().find_map(|blob| blob.take_failure(&self.source))
+    }
+
+    pub fn content(&self) -> &Content<'f> {
         &self.content
     }
 
     /// Lowest first; none if the image is a squashfs.
-    pub fn changesets(&self) -> &[Changeset] {
+    pub fn changesets(&self) -> &[Changeset<'f>] {
         match &self.content {
             Content::Changesets(changesets) => changesets,
             Content::Squashfs(_) => &[],
@@ -355,17 +398,19 @@ impl Image {
     }
 
     /// The packed changesets, lowest first, or the squashfs.
-    pub fn blobs(&self) -> Vec<&Blob> {
+    pub fn blobs(&self) -> Vec<Packed<'f>> {
         match &self.content {
-            Content::Changesets(changesets) => changesets.iter().map(Changeset::blob).collect(),
-            Content::Squashfs(blob) => vec![blob],
+            Content::Changesets(changesets) => {
+                changesets.iter().map(|changeset| changeset.blob().clone()).collect()
+            }
+            Content::Squashfs(blob) => vec![blob.clone().into()],
         }
     }
 }
 
-impl Changeset {
+impl<'f> Changeset<'f> {
     /// The packed tar.
-    pub fn blob(&self) -> &Blob {
+    pub fn blob(&self) -> &Packed<'f> {
         &self.blob
     }
 

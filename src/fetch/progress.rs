@@ -20,6 +20,8 @@ pub enum Event<'a> {
     Discarded(u64),
     /// A blob is complete and verified.
     Stored { digest: &'a Digest, endpoint: &'a str },
+    /// A blob was read to its end while it was downloaded, and is verified.
+    Delivered { digest: &'a Digest, endpoint: &'a str },
     /// An endpoint failed. Others, or the same one again, are tried.
     Failed { endpoint: &'a str, error: &'a EndpointError },
     /// Nothing is tried for so long.

@@ -3,14 +3,13 @@
 //! In: an image, a recipe, a store. Out: a layer in the store. Each changeset
 //! is read once, from the network's or a file's bytes to blocks of the
 //! squashfs, verified on the way; a raw image is verified, then read. Nothing
-//! is extracted. Invariant: the layer gets its name only after every digest
+//! is extracted, nor kept. Invariant: the layer gets its name only after every digest
 //! matched and every rule held.
 
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 
 use super::changeset::{ChangesetError, FlattenError, ImageTree, Stack};
-use super::decompress::Decompressor;
 use super::manifest::{Host, Incompatible, Manifest};
 use super::meter::Meter;
 use super::places;
@@ -20,6 +19,7 @@ use super::squashfs::reader;
 use super::squashfs::{self, Compression, FileId, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
+use super::unpack::{Unpacked, Unpacker};
 use crate::fetch::{self, Changeset, Image};
 use crate::limits::{Bound, Exceeded, Limits};
 use crate::oci::{Digest, ImageSource, VerifyingReader};
@@ -172,10 +172,16 @@ impl<'a> Builder<'a> {
     fn add_up(mut self, changesets: &[Changeset]) -> Result<LayerRecord, Cause> {
         let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
         let mut meter = Meter::start(self.recipe.limits);
-        // From the top down, so that what an upper changeset hides is not stored.
-        for (number, changeset) in changesets.iter().enumerate().rev() {
-            self.read(number, changeset, &mut stack, &mut meter)?;
-        }
+        std::thread::scope(|scope| {
+            // From the top down, so that what an upper changeset hides is not stored.
+            let unpacked = Unpacker::new(scope, changesets.iter().rev());
+            for ((number, changeset), unpacked) in changesets.iter().enumerate().rev().zip(unpacked) {
+                let digest = *changeset.blob().digest();
+                let unpacked = unpacked.map_err(|source| Cause::Open { number, digest, source })?;
+                self.read((number, changeset), unpacked, &mut stack, &mut meter)?;
+            }
+            Ok(())
+        })?;
         let tree = stack.flatten().map_err(Cause::Flatten)?;
         let rules = &self.recipe.rules;
         self.finish(tree, rules)
@@ -208,24 +214,21 @@ impl Builder<'_> {
     /// when this returns.
     fn read(
         &mut self,
-        number: usize,
-        changeset: &Changeset,
+        (number, changeset): (usize, &Changeset),
+        mut unpacked: Unpacked<'_>,
         stack: &mut Stack,
         meter: &mut Meter,
     ) -> Result<(), Cause> {
-        let digest = *changeset.blob().digest();
-        let mut blob = changeset.blob().open().map_err(|source| Cause::Open { number, digest, source })?;
-        let open = |source| Cause::Open { number, digest, source };
-        let mut plain = meter.changeset(Decompressor::new(changeset.compression(), &mut blob).map_err(open)?);
+        let mut plain = meter.changeset(&mut unpacked);
         let (read, drained) = match changeset.diff_id() {
             Some(diff_id) => self.read_tar(&mut VerifyingReader::new(&mut plain, *diff_id, None), stack),
             // Of an artifact the blob's digest is all that is known.
             None => self.read_tar(&mut plain, stack),
         };
-        drop(plain);
         // Content that is not what was asked for explains every other error.
         let verify = |source| Cause::Verify { number, source };
-        blob.drain().map_err(verify)?;
+        unpacked.finish().map_err(verify)?;
+        let digest = *changeset.blob().digest();
         read.map_err(|source| Cause::Changeset { number, digest, source })?;
         drained.map_err(verify)
     }

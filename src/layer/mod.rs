@@ -16,6 +16,7 @@ pub mod rules;
 pub mod squashfs;
 pub mod tar;
 pub mod tree;
+mod unpack;
 pub mod version;
 
 pub use build::{BuildError, Cause, Recipe, Unfit, build, check_fits, manifest_of};

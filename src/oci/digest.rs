@@ -202,6 +202,11 @@ impl<R: Read> VerifyingReader<R> {
         io::copy(self, &mut io::sink()).map(drop)
     }
 
+    /// The reader below, whether or not its end was reached.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+
     /// Bytes passed on so far.
     pub fn seen(&self) -> u64 {
         self.seen

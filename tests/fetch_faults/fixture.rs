@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use plywood::fetch::{Event, Fetcher, Image, Machine, Network, Selection, Timeouts};
+use plywood::fetch::{Event, FetchError, Fetcher, Image, Machine, Network, Selection, Timeouts};
 use plywood::oci::manifest::{CONFIG, INDEX, LAYER_GZIP, MANIFEST};
 use plywood::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret};
 use plywood::oci::{Digest, ImageSource, Platform, Registries};
@@ -38,6 +38,11 @@ impl Registry {
 
     /// Adds an image and returns its manifest's digest.
     pub fn add_image(&mut self, architecture: &str, contents: &[Vec<u8>]) -> String {
+        self.add_image_of(architecture, LAYER_GZIP, contents)
+    }
+
+    /// As [`add_image`](Self::add_image), with changesets of a media type.
+    pub fn add_image_of(&mut self, architecture: &str, media_type: &str, contents: &[Vec<u8>]) -> String {
         let diff_ids: Vec<String> = contents.iter().map(|c| Digest::sha256(c).to_string()).collect();
         let config = json!({
             "os": "linux", "architecture": architecture,
@@ -47,7 +52,7 @@ impl Registry {
         let mut layers = Vec::new();
         for content in contents {
             let digest = self.add("application/octet-stream", content.clone());
-            layers.push(json!({"mediaType": LAYER_GZIP, "digest": digest, "size": content.len()}));
+            layers.push(json!({"mediaType": media_type, "digest": digest, "size": content.len()}));
             self.layers.push(digest);
         }
         let config_size = self.blobs[&config].1.len();
@@ -105,7 +110,7 @@ impl Registry {
     }
 }
 
-fn noise(seed: u8, count: usize) -> Vec<u8> {
+pub fn noise(seed: u8, count: usize) -> Vec<u8> {
     let mut state = u32::from(seed) + 1;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -153,8 +158,31 @@ impl Bench {
 
     /// Resolves and fetches `registry.test/tools<suffix>`; an error comes as
     /// its whole chain.
-    pub fn fetch(&self, suffix: &str) -> Result<Image, String> {
-        let source: ImageSource = format!("{REGISTRY}/tools{suffix}").parse().unwrap();
+    pub fn fetch(&self, suffix: &str) -> Result<Image<'static>, String> {
+        self.with_fetcher(|fetcher| {
+            fetcher.resolve(&source(suffix)).and_then(|resolved| fetcher.fetch(resolved))
+        })
+    }
+
+    /// As [`fetch`](Self::fetch), but the changesets are read while they are
+    /// downloaded. Returns them and whether another try from the start may
+    /// help.
+    pub fn stream(&self, suffix: &str) -> Result<Vec<Vec<u8>>, (String, bool)> {
+        let streamed = self.with_fetcher(|fetcher| {
+            let image = fetcher.resolve(&source(suffix)).and_then(|resolved| fetcher.stream(resolved))?;
+            let contents: Result<Vec<_>, _> =
+                image.changesets().iter().map(|changeset| changeset.blob().read()).collect();
+            Ok(contents.map_err(|_| {
+                let interrupted = image.interrupted().expect("a failed reader says why");
+                (chain(&interrupted.error), interrupted.elsewhere)
+            }))
+        });
+        let blobs = std::fs::read_dir(self.directory.path().join("blobs/sha256")).unwrap();
+        assert!(blobs.count() <= 2, "more than manifest and image config is kept");
+        streamed.map_err(|error| (error, false)).flatten()
+    }
+
+    fn with_fetcher<T>(&self, act: impl FnOnce(&Fetcher) -> Result<T, FetchError>) -> Result<T, String> {
         let progress = |event: Event<'_>| self.events.lock().unwrap().push(format!("{event:?}"));
         let fetcher = Fetcher::new(Machine {
             store: &self.store,
@@ -163,8 +191,7 @@ impl Bench {
             network: self.network.clone(),
             progress: &progress,
         });
-        let result = fetcher.resolve(&source).and_then(|resolved| fetcher.fetch(resolved));
-        let result = result.map_err(|error| chain(&error));
+        let result = act(&fetcher).map_err(|error| chain(&error));
         self.check_store();
         result
     }
@@ -196,6 +223,10 @@ impl Bench {
     pub fn saw(&self, event: &str) -> bool {
         self.events.lock().unwrap().iter().any(|seen| seen.contains(event))
     }
+}
+
+fn source(suffix: &str) -> ImageSource {
+    format!("{REGISTRY}/tools{suffix}").parse().unwrap()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

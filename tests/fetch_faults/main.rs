@@ -5,6 +5,10 @@ mod auth;
 mod fixture;
 mod proxy;
 mod server;
+mod stream;
+#[allow(dead_code)]
+#[path = "../../src/layer/tar/fixture.rs"]
+mod tar;
 
 use std::time::{Duration, Instant};
 

@@ -47,7 +47,7 @@ impl Bench {
     }
 
     /// Fetches and checks every changeset; an error comes as its whole chain.
-    fn fetch(&self, image: &str, architecture: &str) -> Result<Image, String> {
+    fn fetch(&self, image: &str, architecture: &str) -> Result<Image<'static>, String> {
         let fetcher = Fetcher::new(Machine {
             store: &self.store,
             registries: &self.registries,

@@ -58,21 +58,23 @@ enum Ranges {
 }
 
 impl<'p> Download<'p> {
+    /// Asks for the blob, or for what is missing of it from `offset` on.
     pub(super) fn open(
         pull: &'p Pull<'p>,
         endpoint: &'p Endpoint,
         wanted: &'p Descriptor,
+        offset: u64,
     ) -> Result<Self, EndpointError> {
         let mut download = Self {
             pull,
             endpoint,
             wanted,
             body: None,
-            offset: 0,
+            offset,
             skip: 0,
             length: Length::Other,
             failures: 0,
-            last_failure: (Instant::now(), 0),
+            last_failure: (Instant::now(), offset),
             ranges: Ranges::Ask,
             failure: None,
         };
@@ -119,6 +121,26 @@ impl<'p> Download<'p> {
             }
             StatusCode::PARTIAL_CONTENT => Err(EndpointError::Range),
             _ => Ok(0),
+        }
+    }
+
+    /// Reads on, over as many connections as it takes; 0 bytes at the end only.
+    pub(super) fn read_on(&mut self, buffer: &mut [u8]) -> Result<usize, EndpointError> {
+        if self.offset == self.wanted.size || buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match self.read_some(buffer) {
+                Ok(count) => {
+                    self.offset += count as u64;
+                    self.pull.report(Event::Received(count as u64));
+                    if self.offset == self.wanted.size {
+                        self.finish();
+                    }
+                    return Ok(count);
+                }
+                Err(error) => self.recover(error)?,
+            }
         }
     }
 
@@ -178,27 +200,10 @@ impl<'p> Download<'p> {
 
 impl Read for Download<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.offset == self.wanted.size || buffer.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            match self.read_some(buffer) {
-                Ok(count) => {
-                    self.offset += count as u64;
-                    self.pull.report(Event::Received(count as u64));
-                    if self.offset == self.wanted.size {
-                        self.finish();
-                    }
-                    return Ok(count);
-                }
-                Err(error) => {
-                    if let Err(error) = self.recover(error) {
-                        self.failure = Some(error);
-                        return Err(io::Error::other("the download ended early"));
-                    }
-                }
-            }
-        }
+        self.read_on(buffer).map_err(|error| {
+            self.failure = Some(error);
+            io::Error::other("the download ended early")
+        })
     }
 }
 

@@ -111,30 +111,32 @@ impl Limits {
 pub(super) struct Body<'l> {
     reader: BodyReader<'static>,
     limits: &'l Limits,
-    window: Instant,
-    /// Bytes since `window` began.
+    /// Time spent waiting for the server. What the reader does in between is
+    /// its own affair, however long it takes.
+    waited: Duration,
+    /// Bytes in that time.
     received: u64,
 }
 
 impl<'l> Body<'l> {
     fn new(body: UreqBody, limits: &'l Limits) -> Self {
         let reader = body.into_with_config().limit(u64::MAX).reader();
-        Self { reader, limits, window: Instant::now(), received: 0 }
+        Self { reader, limits, waited: Duration::ZERO, received: 0 }
     }
 
     /// Reads some bytes; 0 at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, EndpointError> {
         self.limits.check()?;
+        let asked = Instant::now();
         let count = self.reader.read(buffer).map_err(EndpointError::from_io)?;
         self.received += count as u64;
-        let elapsed = self.window.elapsed();
-        if count > 0 && elapsed > self.limits.idle * 2 {
+        self.waited += asked.elapsed();
+        if count > 0 && self.waited > self.limits.idle * 2 {
             let minimum = self.limits.minimum_rate;
-            if self.received < minimum.saturating_mul(elapsed.as_secs()) {
+            if self.received < minimum.saturating_mul(self.waited.as_secs()) {
                 return Err(EndpointError::TooSlow { minimum });
             }
-            self.window = Instant::now();
-            self.received = 0;
+            (self.waited, self.received) = (Duration::ZERO, 0);
         }
         Ok(count)
     }

@@ -14,8 +14,10 @@ mod error;
 mod http;
 mod pull;
 mod retry;
+mod stream;
 mod tls;
 mod token;
+mod turns;
 mod url;
 
 use std::collections::{HashMap, HashSet};
@@ -25,9 +27,11 @@ pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal};
 pub use tls::{CertificateProblem, TlsProblem};
 
 use super::{Network, Progress};
-use crate::oci::Reference;
 use crate::oci::registries::{Registries, Secret};
+use crate::oci::{Digest, Reference};
 use pull::Pull;
+pub(super) use pull::stored_blob;
+pub(super) use stream::{Failure, Hope, Remote, Stream};
 
 /// Connections, tokens and settings, shared by all pulls of a process.
 pub(super) struct Client<'a> {
@@ -40,6 +44,8 @@ pub(super) struct Client<'a> {
     authorizations: Mutex<HashMap<(String, String), Secret>>,
     /// Token servers that were reported.
     reported: Mutex<HashSet<String>>,
+    /// Endpoints that have something else under a blob's digest.
+    refused: Mutex<HashSet<(String, Digest)>>,
 }
 
 impl<'a> Client<'a> {
@@ -51,11 +57,12 @@ impl<'a> Client<'a> {
             agents: Mutex::default(),
             authorizations: Mutex::default(),
             reported: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
     /// Starts the clock of one `resolve` or `fetch`.
-    pub(super) fn pull<'p>(&'p self, reference: &'p Reference) -> Pull<'p> {
+    pub(super) fn pull(&self, reference: &Reference) -> Pull<'_> {
         Pull::new(self, reference)
     }
 }

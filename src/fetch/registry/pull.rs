@@ -1,38 +1,37 @@
 //! One image from one registry: its endpoints in order, its documents one by
 //! one, its blobs several at a time.
 //!
-//! In: a reference. Out: verified documents and stored blobs. Invariants: all
-//! endpoints of a round are asked before any is asked again; an endpoint whose
-//! content does not fit its digest is not asked again for it; a blob that is
-//! stored is never asked for.
+//! In: a reference. Out: verified documents and stored blobs, or blobs to be
+//! read from where they are. Invariant: what is stored is never asked for.
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 use ureq::http::{HeaderMap, HeaderName, StatusCode};
 
 use super::download::Download;
-use super::error::{Again, Detail, EndpointError};
+use super::error::{Detail, EndpointError};
 use super::http::{Answer, Limits, Request};
+use super::stream::Remote;
 use super::token::Subject;
+use super::turns::Turns;
 use super::url::Url;
 use super::{Client, lock, retry};
 use crate::fetch::document::{self, Chosen, Documents};
-use crate::fetch::error::{Attempt, Cause};
+use crate::fetch::error::Cause;
 use crate::fetch::{Event, Selection, Timeouts};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, MAX_DOCUMENT, kind};
 use crate::oci::registries::Endpoint;
-use crate::oci::{Descriptor, Document, DocumentError, ImageSource, Reference};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, ImageSource, Reference};
 use crate::store::{Blob, Store};
 
 /// One `resolve` or `fetch`.
 pub(in crate::fetch) struct Pull<'p> {
     client: &'p Client<'p>,
-    reference: &'p Reference,
+    reference: Reference,
     endpoints: Vec<Endpoint>,
     limits: Limits,
 }
@@ -45,30 +44,6 @@ enum Failed {
     Here(Cause),
 }
 
-/// An endpoint and how it has done so far.
-struct Turn<'e> {
-    endpoint: &'e Endpoint,
-    again: Again,
-    error: Option<EndpointError>,
-}
-
-impl<'e> Turn<'e> {
-    fn new(endpoint: &'e Endpoint) -> Self {
-        Self { endpoint, again: Again::After(Duration::ZERO), error: None }
-    }
-
-    fn pause(&self) -> Option<Duration> {
-        match self.again {
-            Again::After(pause) => Some(pause),
-            Again::Never => None,
-        }
-    }
-
-    fn end(self) -> Option<Attempt> {
-        Some(Attempt { endpoint: self.endpoint.to_string(), error: self.error? })
-    }
-}
-
 impl From<EndpointError> for Failed {
     fn from(error: EndpointError) -> Self {
         Self::Endpoint(error)
@@ -76,16 +51,17 @@ impl From<EndpointError> for Failed {
 }
 
 impl<'p> Pull<'p> {
-    pub(super) fn new(client: &'p Client<'p>, reference: &'p Reference) -> Self {
+    pub(super) fn new(client: &'p Client<'p>, reference: &Reference) -> Self {
         let endpoints = client.registries.endpoints(reference.registry());
-        Self { client, reference, endpoints, limits: Limits::new(&client.network) }
+        let limits = Limits::new(&client.network);
+        Self { client, reference: reference.clone(), endpoints, limits }
     }
 
     /// Asks for what the reference names and follows it down to one image.
     /// Documents that are stored are not asked for.
     pub(in crate::fetch) fn resolve(&self, store: &Store, selection: &Selection) -> Result<Chosen, Cause> {
         let (top, bytes) = self.top()?;
-        document::choose(&Remote { pull: self, store, top: (&top, bytes) }, selection, top.clone())
+        document::choose(&Known { pull: self, store, top: (&top, bytes) }, selection, top.clone())
     }
 
     /// The document that the reference names. A digest in the reference is
@@ -201,46 +177,51 @@ impl<'p> Pull<'p> {
         url.ok_or_else(|| EndpointError::Protocol("its URL cannot be used".into()))
     }
 
-    /// Tries endpoints in order until one delivers, in rounds: those that may
-    /// do better later are asked again after a pause.
+    /// Tries endpoints until one delivers.
     fn try_endpoints<T>(
         &self,
         what: &dyn Display,
         deliver: impl Fn(&Endpoint) -> Result<T, Failed>,
     ) -> Result<T, Cause> {
-        if self.endpoints.is_empty() {
-            return Err(Cause::NoEndpoint);
-        }
-        let mut turns: Vec<Turn<'_>> = self.endpoints.iter().map(Turn::new).collect();
-        for round in 1..=retry::ATTEMPTS {
-            for turn in turns.iter_mut().filter(|turn| turn.again != Again::Never) {
-                match deliver(turn.endpoint) {
-                    Ok(delivered) => return Ok(delivered),
-                    Err(Failed::Here(cause)) => return Err(cause),
-                    Err(Failed::Endpoint(error)) => self.note(turn, error),
-                }
-            }
-            let least = turns.iter().filter_map(Turn::pause).min();
-            let Some(least) = least.filter(|_| round < retry::ATTEMPTS) else { break };
-            let pause = least.max(retry::pause(self.timeouts(), round));
-            self.report(Event::Pausing(pause));
-            if self.limits.sleep(pause).is_err() {
-                break;
-            }
-        }
-        Err(Cause::Endpoints {
-            what: what.to_string(),
-            attempts: turns.into_iter().filter_map(Turn::end).collect(),
-        })
+        self.try_turns(Turns::new(self, self.endpoints.iter()), what, deliver)
     }
 
-    fn note(&self, turn: &mut Turn<'_>, error: EndpointError) {
-        // Not the endpoint's fault, and told of by whoever stopped us.
-        if !matches!(error, EndpointError::Stopped) {
-            self.report(Event::Failed { endpoint: &turn.endpoint.to_string(), error: &error });
+    fn try_turns<'s, T>(
+        &'s self,
+        mut turns: Turns<'s>,
+        what: &dyn Display,
+        deliver: impl Fn(&'s Endpoint) -> Result<T, Failed>,
+    ) -> Result<T, Cause> {
+        while let Some(endpoint) = turns.next() {
+            match deliver(endpoint) {
+                Ok(delivered) => return Ok(delivered),
+                Err(Failed::Here(cause)) => return Err(cause),
+                Err(Failed::Endpoint(error)) => turns.note(error),
+            }
         }
-        turn.again = error.again(self.timeouts().longest_pause);
-        turn.error = Some(error);
+        Err(turns.into_cause(what.to_string()))
+    }
+
+    /// The endpoints that may have this blob.
+    pub(super) fn turns_for(&self, digest: &Digest) -> Turns<'_> {
+        let refused = lock(&self.client.refused);
+        let is_refused = |endpoint: &&Endpoint| refused.contains(&(endpoint.to_string(), *digest));
+        Turns::new(self, self.endpoints.iter().filter(|endpoint| !is_refused(endpoint)))
+    }
+
+    /// Never asks `endpoint` for this blob again: it has something else.
+    pub(super) fn distrust(&self, endpoint: &Endpoint, digest: &Digest) {
+        lock(&self.client.refused).insert((endpoint.to_string(), *digest));
+    }
+
+    /// The blobs, to be read from the registry itself.
+    pub(in crate::fetch) fn remote(self, image: &ImageSource, wanted: &[&Descriptor]) -> Vec<Remote<'p>> {
+        if !wanted.is_empty() {
+            let bytes = wanted.iter().map(|blob| blob.size).sum();
+            self.report(Event::Started { image, blobs: wanted.len(), bytes });
+        }
+        let pull = Arc::new(self);
+        wanted.iter().map(|blob| Remote::new(&pull, blob)).collect()
     }
 
     /// Stores the blobs that are missing and returns all, in order.
@@ -292,8 +273,9 @@ impl<'p> Pull<'p> {
     }
 
     fn download_one(&self, store: &Store, wanted: &Descriptor) -> Result<(), Cause> {
-        self.try_endpoints(&format!("blob {}", wanted.digest), |endpoint| {
-            let mut download = Download::open(self, endpoint, wanted)?;
+        let turns = self.turns_for(&wanted.digest);
+        self.try_turns(turns, &format!("blob {}", wanted.digest), |endpoint| {
+            let mut download = Download::open(self, endpoint, wanted, 0)?;
             let stored = store.put_blob(wanted, &mut download);
             let (received, failure) = download.into_outcome();
             let error = match stored {
@@ -314,7 +296,7 @@ impl<'p> Pull<'p> {
     }
 }
 
-fn stored_blob(store: &Store, wanted: &Descriptor) -> Result<Blob, Cause> {
+pub(in crate::fetch) fn stored_blob(store: &Store, wanted: &Descriptor) -> Result<Blob, Cause> {
     let digest = wanted.digest;
     let blob = store.blob(&digest).ok_or(Cause::NotStored { digest })?;
     if blob.size() != wanted.size {
@@ -362,14 +344,14 @@ fn check_type(said: Option<String>, expected: &str) -> Result<(), EndpointError>
 }
 
 /// Documents from the store, else from the registry.
-struct Remote<'a> {
+struct Known<'a> {
     pull: &'a Pull<'a>,
     store: &'a Store,
     /// What the reference named, which was read already.
     top: (&'a Descriptor, Vec<u8>),
 }
 
-impl Documents for Remote<'_> {
+impl Documents for Known<'_> {
     fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
         if *wanted == *self.top.0 {
             return Ok(self.top.1.clone());
