@@ -64,6 +64,10 @@ pub struct Apply {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// A containers-auth.json or Docker's config.json with passwords of
+    /// registries
+    #[arg(long = "authfile", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
     #[command(flatten)]
     pub state: State,
 }
@@ -183,6 +187,10 @@ pub struct Machine {
     /// A machine configuration; may be given several times
     #[arg(long = "config", value_name = "FILE")]
     pub config: Vec<PathBuf>,
+    /// A containers-auth.json or Docker's config.json with passwords of
+    /// registries [default: $REGISTRY_AUTH_FILE, else the usual ones]
+    #[arg(long = "authfile", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `plywood apply`: on the running machine, the next generation.
 
 use super::assemble::Assembly;
+use super::credentials::add_auth_files;
 use super::images::Scratch;
 use super::machine::{self, Machine};
 use crate::cli;
@@ -20,12 +21,17 @@ pub fn run(arguments: &cli::Apply) -> Result<(), Error> {
     let store = Store::open(scratch.as_ref().map_or(&directory, Scratch::path))?;
     let lock = store.lock()?;
     let recipe = machine::recipe(&config, &machine)?;
+    let mut registries = config.registries().clone();
+    if let Some(file) = &arguments.auth_file {
+        add_auth_files(&mut registries, Some(file))?;
+    }
     let assembly = Assembly {
         recipe: &recipe,
         store: &store,
         config: &config,
         sources: &sources,
         machine: &machine,
+        registries: &registries,
         network: &machine::network_by_hand(&config)?,
         origin: Origin::Apply,
         proof: machine::proof(&config),

@@ -16,7 +16,7 @@ use crate::config::{Config, OnFailure, Source};
 use crate::error::Error;
 use crate::fetch::{self, Fetcher, Network, Resolved};
 use crate::layer::{self, Recipe, Unfit};
-use crate::oci::{Digest, ImageSource};
+use crate::oci::{Digest, ImageSource, Registries};
 use crate::plan::{Action, Inventory, Plan, Step};
 use crate::store::{
     Draft, Generation, GenerationRecord, Layer, LayerEntry, Lock, Origin, Proof, Skipped, Store,
@@ -31,6 +31,7 @@ pub struct Assembly<'a> {
     /// The files that `config` was read from, kept with the generation.
     pub sources: &'a [Source],
     pub machine: &'a Machine,
+    pub registries: &'a Registries,
     pub network: &'a Network,
     pub origin: Origin,
     pub proof: Proof,
@@ -212,7 +213,7 @@ impl Assembly<'_> {
     fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
         Fetcher::new(fetch::Machine {
             store: self.store,
-            registries: self.config.registries(),
+            registries: self.registries,
             selection: machine::selection(self.config, self.machine),
             network: self.network.clone(),
             progress,

@@ -7,9 +7,11 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::slice::from_ref;
 
 use super::assemble::obtain_layer;
 use super::build::{ImageOptions, write_image};
+use super::credentials::add_auth_files;
 use super::list;
 use super::machine::{self, Machine, recipe};
 use super::progress::Console;
@@ -20,7 +22,7 @@ use crate::error::Error;
 use crate::fetch::{self, Content, Fetcher, Network};
 use crate::layer::rules::Violations;
 use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
-use crate::oci::{ImageSource, manifest};
+use crate::oci::{ImageSource, Registries, manifest};
 use crate::store::{Layer, Store};
 use crate::sys::leftover::Leftover;
 use crate::text::Escaped;
@@ -31,23 +33,38 @@ struct Workshop {
     machine: Machine,
     recipe: Recipe,
     store: Store,
+    registries: Registries,
     network: Network,
     console: Console,
 }
 
 impl Workshop {
-    fn open(arguments: &cli::Machine, state: &Path) -> Result<Self, Error> {
+    /// For work on `images`: the person's passwords are looked for only if one
+    /// of them is in a registry.
+    fn open(arguments: &cli::Machine, state: &Path, images: &[ImageSource]) -> Result<Self, Error> {
         let (config, _) = machine::load_config(&arguments.config)?;
         let machine = Machine::from_arguments(arguments, &config)?;
         let recipe = recipe(&config, &machine)?;
         let network = machine::network_by_hand(&config)?;
-        Ok(Self { config, machine, recipe, store: Store::open(state)?, network, console: Console::default() })
+        let mut registries = config.registries().clone();
+        if images.iter().any(|image| matches!(image, ImageSource::Registry(_))) {
+            add_auth_files(&mut registries, arguments.auth_file.as_deref())?;
+        }
+        Ok(Self {
+            config,
+            machine,
+            recipe,
+            store: Store::open(state)?,
+            registries,
+            network,
+            console: Console::default(),
+        })
     }
 
     fn fetcher(&self) -> Fetcher<'_> {
         Fetcher::new(fetch::Machine {
             store: &self.store,
-            registries: self.config.registries(),
+            registries: &self.registries,
             selection: machine::selection(&self.config, &self.machine),
             network: self.network.clone(),
             progress: &self.console,
@@ -95,7 +112,8 @@ impl Scratch {
 /// `plywood pull IMAGE…`: every blob verified, and what a registry has in the
 /// store; changesets of a layout or archive stay where they are.
 pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
-    let workshop = Workshop::open(&arguments.machine, &machine::state_directory(&arguments.state))?;
+    let state = machine::state_directory(&arguments.state);
+    let workshop = Workshop::open(&arguments.machine, &state, &arguments.images)?;
     let _lock = workshop.store.lock()?;
     let fetcher = workshop.fetcher();
     for source in &arguments.images {
@@ -111,7 +129,7 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
 pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     check_output(&arguments.output)?;
     let scratch = Scratch::beside(&arguments.output)?;
-    let mut workshop = Workshop::open(&arguments.machine, scratch.path())?;
+    let mut workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     machine::override_layer(&mut workshop.recipe, &arguments.layer)?;
     let layer = workshop.layer(&arguments.image)?;
     layer.export(&arguments.output)?;
@@ -144,7 +162,8 @@ pub fn unpack(arguments: &cli::Unpack) -> Result<(), Error> {
     let failed = |source| Error::Write { path: directory.clone(), source };
     refuse_filled(directory).map_err(failed)?;
     let scratch = Scratch::beside(directory)?;
-    let workshop = Workshop::open(&arguments.machine, &scratch.path().join("store"))?;
+    let store = scratch.path().join("store");
+    let workshop = Workshop::open(&arguments.machine, &store, from_ref(&arguments.image))?;
     let layer = workshop.layer(&arguments.image)?;
     let staged = scratch.path().join("tree");
     fs::create_dir(&staged).map_err(failed)?;
@@ -210,7 +229,7 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
         target.parse().map_err(not_either)?
     };
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&image))?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
     let mut text = format!("{image}: {} is valid", record.title());
@@ -261,7 +280,7 @@ fn refusal(error: &Error) -> serde_json::Value {
 /// `plywood inspect IMAGE`: what an image is made of.
 pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
+    let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     let fetcher = workshop.fetcher();
     let image = fetcher.fetch(fetcher.resolve(&arguments.image)?)?;
     let changesets: Vec<_> = image
@@ -320,8 +339,9 @@ pub fn build(arguments: &cli::Build) -> Result<(), Error> {
         )));
     };
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
-    let workshop = Workshop::open(&arguments.machine, scratch.path())?;
-    let layer = workshop.layer(&ImageSource::Directory(arguments.directory.clone()))?;
+    let image = ImageSource::Directory(arguments.directory.clone());
+    let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&image))?;
+    let layer = workshop.layer(&image)?;
     let unfit = |problems| Error::Unfit {
         image: arguments.directory.display().to_string(),
         source: Unfit::Manifest(problems),

@@ -96,9 +96,9 @@ pub fn parse_config(sources: &[Source]) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// A configuration file, refused before it is read if it is too large or not
+/// A file of configuration, refused before it is read if it is too large or not
 /// a regular file.
-fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
+pub fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::Read { path: path.into(), source };
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {

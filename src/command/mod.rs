@@ -9,6 +9,7 @@ pub mod assemble;
 mod bless;
 pub mod boot;
 pub mod build;
+mod credentials;
 mod decision;
 mod extensions_yaml;
 mod images;
@@ -25,6 +26,7 @@ use log::LevelFilter;
 use crate::cli::{Command, Invocation};
 use crate::error::Error;
 use crate::sys::kmsg::{self, Target};
+use crate::sys::process;
 
 /// Does what the process was asked to.
 pub fn run(invocation: Invocation) -> Result<(), Error> {
@@ -33,6 +35,7 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
     if !(is_boot && is_process_1) {
         kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
     }
+    process::keep_memory_private()?;
     match &invocation.command {
         Command::Boot(arguments) => match &arguments.root {
             Some(root) => boot::hook(root),

@@ -8,6 +8,7 @@
 //! secret reaches a message or a debug print. `docs/configuration.md` lists
 //! the keys, `configs/full.yaml` shows them all.
 
+pub mod auth_file;
 pub mod cmdline;
 mod draft;
 mod machine;

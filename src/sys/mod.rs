@@ -15,6 +15,7 @@ pub mod module;
 pub mod mount;
 pub mod net;
 pub mod power;
+pub mod process;
 mod signal;
 pub mod switch_root;
 mod sysfs;

@@ -10,7 +10,7 @@ use crate::server::{Fault, Framing, Reply, Request, Server};
 /// `user:right` in base64.
 const RIGHT: &str = "Basic dXNlcjpyaWdodA==";
 
-fn basic(request: &Request, reply: Reply) -> Reply {
+pub fn basic(request: &Request, reply: Reply) -> Reply {
     match request.header("authorization") {
         Some(RIGHT) => reply,
         _ => Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}"#)

@@ -2,6 +2,7 @@
 //! misbehave. Every server is on loopback; every fetch leaves a clean store.
 
 mod auth;
+mod by_hand;
 mod fixture;
 mod proxy;
 mod server;

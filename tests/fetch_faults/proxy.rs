@@ -13,7 +13,7 @@ use crate::server::{Reply, Server, nobody};
 
 /// A proxy that lets everything through and remembers who asked for what.
 /// Lives as long as the test program.
-fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
+pub fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -326,6 +326,7 @@ impl Boot {
             config: &config,
             sources,
             machine: &machine,
+            registries: config.registries(),
             network: &machine::network(&config),
             origin,
             proof: machine::proof(&config),
