@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use Raised::Never;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -69,8 +71,8 @@ pub enum Unit {
 /// Whether a machine's configuration may set another value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raised {
-    /// By this key below `plywood.limits`, up to `most`.
-    By { key: &'static str, most: u64 },
+    /// By this key below `plywood.limits`, up to `most`, and why not further.
+    By { key: &'static str, most: u64, why: &'static str },
     /// Never, and why.
     Never(&'static str),
 }
@@ -79,9 +81,19 @@ const fn row(default: u64, unit: Unit, meaning: &'static str, raised: Raised) ->
     Row { default, unit, meaning, raised }
 }
 
-const fn key(key: &'static str, most: u64) -> Raised {
-    Raised::By { key, most }
+const fn key(key: &'static str, most: u64, why: &'static str) -> Raised {
+    Raised::By { key, most, why }
 }
+
+/// As [`key`], to any height.
+const fn any(key: &'static str) -> Raised {
+    Raised::By { key, most: u64::MAX, why: "" }
+}
+
+const LINUX: &str = "Linux has no longer ones";
+const MEMORY: &str = "it takes memory";
+const STACK: &str = "recursion takes stack";
+const UNREAD: &str = "it holds for the configuration itself";
 
 impl Bound {
     /// In the order of the table.
@@ -122,68 +134,96 @@ impl Bound {
 
     /// The bound's row.
     pub const fn row(self) -> Row {
-        use Raised::Never;
         use Unit::{Bytes, Count, Seconds};
-        let linux = Never("Linux has no longer ones");
         match self {
-            Self::ImageBytes => {
-                row(8 * GIB, Bytes, "all changesets of an image, uncompressed", key("bytes", u64::MAX))
-            }
-            Self::ChangesetBytes => {
-                row(4 * GIB, Bytes, "one changeset, uncompressed", key("changesetBytes", u64::MAX))
-            }
+            Self::ImageBytes => row(8 * GIB, Bytes, "all content of an image, uncompressed", any("bytes")),
+            Self::ChangesetBytes => row(
+                4 * GIB,
+                Bytes,
+                "one changeset, or file of a squashfs, uncompressed",
+                any("changesetBytes"),
+            ),
             Self::PackedBytes => {
-                row(8 * GIB, Bytes, "all changesets of an image, as packed", key("packedBytes", u64::MAX))
+                row(8 * GIB, Bytes, "all changesets of an image, as packed", any("packedBytes"))
             }
-            Self::Changesets => row(128, Count, "changesets of an image", key("changesets", 1000)),
+            Self::Changesets => row(128, Count, "changesets of an image", key("changesets", 1000, MEMORY)),
             Self::Entries => row(
                 200_000,
                 Count,
-                "entries of all changesets, and directories that they imply",
-                key("entries", u32::MAX as u64),
+                "entries of an image, and directories that they imply",
+                key("entries", u32::MAX as u64, "squashfs counts no further"),
             ),
-            Self::Names => {
-                row(16 * MIB, Bytes, "all names, link targets and xattrs of an image", key("names", GIB))
-            }
-            Self::PaxHeader => row(MIB, Bytes, "one pax header in a tar", key("paxHeader", GIB)),
-            Self::Padding => row(16 * MIB, Bytes, "zeros after the end of a tar", key("padding", u64::MAX)),
-            Self::ManifestYaml => row(64 * KIB, Bytes, "`manifest.yaml`", key("manifest", MIB)),
-            Self::IndexDepth => row(3, Count, "indexes inside one another", key("indexDepth", 64)),
+            Self::Names => row(
+                16 * MIB,
+                Bytes,
+                "all names, link targets and xattrs of an image",
+                key("names", GIB, MEMORY),
+            ),
+            Self::PaxHeader => row(MIB, Bytes, "one pax header in a tar", key("paxHeader", GIB, MEMORY)),
+            Self::Padding => row(16 * MIB, Bytes, "zeros after the end of a tar", any("padding")),
+            Self::ManifestYaml => row(64 * KIB, Bytes, "`manifest.yaml`", key("manifest", MIB, MEMORY)),
+            Self::IndexDepth => row(3, Count, "indexes inside one another", key("indexDepth", 64, STACK)),
             Self::Documents => {
-                row(64, Count, "documents looked at in search of an image", key("documents", 100_000))
+                row(64, Count, "documents looked at in search of an image", key("documents", 100_000, MEMORY))
             }
-            Self::BuildTime => row(30 * 60, Seconds, "building one layer", key("buildTime", 7 * 24 * 3600)),
-            Self::Path => row(4096, Bytes, "one path", linux),
-            Self::Component => row(255, Bytes, "one component of a path", linux),
-            Self::Depth => row(128, Count, "components of one path", Never("trees are walked by recursion")),
-            Self::SymlinkTarget => row(4095, Bytes, "one symlink's target", linux),
-            Self::XattrName => row(255, Bytes, "one xattr's name", linux),
-            Self::XattrValue => row(64 * KIB, Bytes, "one xattr's value", linux),
-            Self::LongName => row(64 * KIB, Bytes, "one GNU long name in a tar", Never("paths are shorter")),
-            Self::ZstdWindow => {
-                row(8 * MIB, Bytes, "the window of zstd", Never("memory; RFC 8878, 3.1.1.1.2"))
+            Self::BuildTime => row(
+                30 * 60,
+                Seconds,
+                "building one layer",
+                key("buildTime", 7 * 24 * 3600, "no boot waits longer"),
+            ),
+            Self::Path => row(4096, Bytes, "one path", key("path", 4096, LINUX)),
+            Self::Component => row(255, Bytes, "one component of a path", key("component", 255, LINUX)),
+            Self::Depth => row(128, Count, "components of one path", key("depth", 512, STACK)),
+            Self::SymlinkTarget => {
+                row(4095, Bytes, "one symlink's target", key("symlinkTarget", 4095, LINUX))
             }
-            Self::GzipField => {
-                row(64 * KIB, Bytes, "one field of a gzip header", Never("nothing reads them"))
+            Self::XattrName => row(255, Bytes, "one xattr's name", key("xattrName", 255, LINUX)),
+            Self::XattrValue => row(64 * KIB, Bytes, "one xattr's value", key("xattrValue", 64 * KIB, LINUX)),
+            Self::LongName => {
+                row(64 * KIB, Bytes, "one GNU long name in a tar", key("longName", GIB, MEMORY))
             }
+            Self::ZstdWindow => row(
+                8 * MIB,
+                Bytes,
+                "the window of zstd, rounded down to a power of two",
+                key("zstdWindow", 128 * MIB, MEMORY),
+            ),
+            Self::GzipField => row(64 * KIB, Bytes, "one field of a gzip header", any("gzipField")),
             Self::Document => {
-                row(4 * MIB, Bytes, "one manifest, index or image config", Never("distribution-spec"))
+                row(4 * MIB, Bytes, "one manifest, index or image config", key("document", 64 * MIB, MEMORY))
             }
-            Self::Descriptors => row(1000, Count, "descriptors in one document", Never("memory")),
+            Self::Descriptors => {
+                row(1000, Count, "descriptors in one document", key("descriptors", 100_000, MEMORY))
+            }
             Self::ArchiveEntries => {
-                row(65_536, Count, "entries of one image archive", Never("an entry is a blob"))
+                row(65_536, Count, "entries of one image archive", key("archiveEntries", 10_000_000, MEMORY))
             }
-            Self::Redirects => row(5, Count, "redirects of one request", Never("loops")),
-            Self::TokenAnswer => row(64 * KIB, Bytes, "a token server's answer", Never("memory")),
-            Self::ErrorAnswer => row(16 * KIB, Bytes, "a registry's words about an error", Never("memory")),
-            Self::Config => row(MIB, Bytes, "one configuration file", Never("it would come too late")),
+            Self::Redirects => {
+                row(5, Count, "redirects of one request", key("redirects", 50, "it would be a loop"))
+            }
+            Self::TokenAnswer => {
+                row(64 * KIB, Bytes, "a token server's answer", key("tokenAnswer", MIB, MEMORY))
+            }
+            Self::ErrorAnswer => row(
+                16 * KIB,
+                Bytes,
+                "a registry's words about an error",
+                Never("the rest is left off, nothing is refused"),
+            ),
+            Self::Config => row(
+                MIB,
+                Bytes,
+                "one configuration file",
+                Never("its keys are read too late; use several files"),
+            ),
             Self::YamlValues => {
-                row(50_000, Count, "values in one YAML file, aliases repeated", Never("memory"))
+                row(50_000, Count, "values in one YAML file, aliases repeated", Never(UNREAD))
             }
-            Self::YamlText => row(4 * MIB, Bytes, "text in one YAML file, aliases repeated", Never("memory")),
-            Self::YamlDepth => row(64, Count, "levels of one YAML document", Never("memory")),
+            Self::YamlText => row(4 * MIB, Bytes, "text in one YAML file, aliases repeated", Never(UNREAD)),
+            Self::YamlDepth => row(64, Count, "levels of one YAML document", Never(UNREAD)),
             Self::Constraint => {
-                row(256, Bytes, "one version or version constraint", Never("nobody needs more"))
+                row(256, Bytes, "one version or version constraint", Never("no host has a version as long"))
             }
         }
     }
@@ -191,6 +231,14 @@ impl Bound {
     /// The value that holds where no configuration says otherwise.
     pub const fn default(self) -> u64 {
         self.row().default
+    }
+
+    /// The highest value that any configuration may set.
+    pub const fn most(self) -> u64 {
+        match self.row().raised {
+            Raised::By { most, .. } => most,
+            Never(_) => self.default(),
+        }
     }
 
     /// As [`default`](Self::default), for lengths in memory.
@@ -271,8 +319,8 @@ impl fmt::Display for Exceeded {
         let Row { unit, meaning, raised, .. } = self.bound.row();
         write!(f, "more than the limit of {} for {meaning}", Amount(self.limit, unit))?;
         match raised {
-            Raised::By { key, .. } => write!(f, " (plywood.limits.{key})"),
-            Raised::Never(_) => Ok(()),
+            Raised::By { key, most, .. } if self.limit < most => write!(f, " (plywood.limits.{key})"),
+            Raised::By { why, .. } | Raised::Never(why) => write!(f, " ({why})"),
         }
     }
 }
@@ -314,15 +362,43 @@ mod tests {
         let rows = Bound::ALL.map(|bound| {
             let Row { default, unit, meaning, raised } = bound.row();
             let (key, most) = match raised {
-                Raised::By { key, most: u64::MAX } => (format!("`plywood.limits.{key}`"), String::new()),
-                Raised::By { key, most } => {
-                    (format!("`plywood.limits.{key}`"), format!("at most {}", Amount(most, unit)))
+                Raised::By { key, most: u64::MAX, .. } => (format!("`plywood.limits.{key}`"), String::new()),
+                Raised::By { key, most, why } => {
+                    (format!("`plywood.limits.{key}`"), format!("at most {}: {why}", Amount(most, unit)))
                 }
                 Raised::Never(why) => ("fixed".into(), why.into()),
             };
             format!("| {meaning} | {} | {key} | {most} |", Amount(default, unit))
         });
         assert_eq!(documented, rows, "docs/limits.md should hold\n{}", rows.join("\n"));
+    }
+
+    #[test]
+    fn what_is_exceeded_names_the_key_that_raises_it_or_why_none_does() {
+        for (bound, limit, expected) in [
+            (
+                Bound::Depth,
+                128,
+                "more than the limit of 128 for components of one path (plywood.limits.depth)",
+            ),
+            (
+                Bound::Depth,
+                512,
+                "more than the limit of 512 for components of one path (recursion takes stack)",
+            ),
+            (
+                Bound::Component,
+                255,
+                "more than the limit of 255 bytes for one component of a path (Linux has no longer ones)",
+            ),
+            (
+                Bound::Component,
+                20,
+                "more than the limit of 20 bytes for one component of a path (plywood.limits.component)",
+            ),
+        ] {
+            assert_eq!(Exceeded { bound, limit }.to_string(), expected);
+        }
     }
 
     #[test]
@@ -346,7 +422,7 @@ mod tests {
         let exceeded = budget.spend(Bound::Entries, 1).unwrap_err();
         assert_eq!(
             exceeded.to_string(),
-            "more than the limit of 2 for entries of all changesets, and directories that they imply \
+            "more than the limit of 2 for entries of an image, and directories that they imply \
              (plywood.limits.entries)"
         );
         budget.restart(Bound::Entries);

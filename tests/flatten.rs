@@ -229,7 +229,7 @@ fn flatten(blobs: &[(Compression, Vec<u8>)], hard_links: Permission) -> Listing 
     let mut stack = Stack::new(Limits::default(), hard_links);
     let mut contents = Vec::new();
     for (compression, blob) in blobs.iter().rev() {
-        let tar = Decompressor::new(*compression, &blob[..]).unwrap();
+        let tar = Decompressor::new(*compression, &blob[..], &Limits::default()).unwrap();
         stack
             .read(tar, &mut |_, size, data| {
                 let mut content = Vec::new();

@@ -17,8 +17,9 @@ use rustix::fs::{
 };
 
 use crate::layer::rules::Permission;
-use crate::layer::squashfs::reader::{Limits, ReadError, Reader, Tree};
+use crate::layer::squashfs::reader::{ReadError, Reader, Tree};
 use crate::layer::tree::{Attributes, Content, Node};
+use crate::limits::{Bound, Limits};
 use crate::store::Layer;
 use crate::text::Escaped;
 
@@ -37,8 +38,9 @@ pub fn unpack(layer: &Layer, squashfs: File, directory: &Path) -> Result<(), Unp
     let failed = |source: io::Error| UnpackError::Write { path: b".".to_vec(), source };
     // Its size was checked, and so was what made it.
     let size = layer.record().size;
-    let inodes = u32::try_from(layer.record().inodes).unwrap_or(u32::MAX);
-    let limits = Limits { entries: inodes, names: u32::MAX, bytes: u64::MAX };
+    let limits = [Bound::Entries, Bound::Names, Bound::ImageBytes, Bound::Depth]
+        .into_iter()
+        .fold(Limits::default(), |limits, bound| limits.with(bound, bound.most()));
     let mut reader = Reader::open(squashfs, 0..size, limits)?;
     let tree = reader.tree(Permission::Refuse)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -135,14 +135,15 @@ fn read_layer(mut fields: Fields<'_>, draft: &mut Draft) {
 fn read_limits(mut fields: Fields<'_>, draft: &mut Draft) {
     for (bound, slot) in Bound::ALL.into_iter().zip(&mut draft.limits) {
         let Row { unit, raised, .. } = bound.row();
-        if let Raised::By { key, most } = raised {
-            once(slot, fields.optional(key), |at| read_limit(at, unit, most));
+        if let Raised::By { key, most, why } = raised {
+            once(slot, fields.optional(key), |at| read_limit(at, unit, (most, why)));
         }
     }
     fields.finish();
 }
 
-fn read_limit(at: &Cursor<'_>, unit: Unit, most: u64) -> Option<u64> {
+/// `most` comes with its reason.
+fn read_limit(at: &Cursor<'_>, unit: Unit, (most, why): (u64, &str)) -> Option<u64> {
     let value = match unit {
         Unit::Bytes => at.parse_with(parse_size)?,
         Unit::Count => at.parse_with(parse_count)?.into(),
@@ -151,7 +152,7 @@ fn read_limit(at: &Cursor<'_>, unit: Unit, most: u64) -> Option<u64> {
     if value == 0 {
         at.problem("a limit of nothing lets no extension through");
     } else if value > most {
-        at.problem(format!("this is at most {}", Amount(most, unit)));
+        at.problem(format!("this is at most {}: {why}", Amount(most, unit)));
     }
     Some(value)
 }

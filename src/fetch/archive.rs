@@ -14,18 +14,12 @@ use std::path::{Path, PathBuf};
 
 use super::error::Cause;
 use super::layout::Files;
-use crate::limits::Bound;
+use crate::limits::{Bound, Exceeded, Limits};
 use crate::oci::Digest;
-use crate::oci::manifest::MAX_DOCUMENT;
 use crate::store::{Blob, open_regular};
 use crate::text::Escaped;
 
 const BLOCK: u64 = 512;
-/// Most entries of an archive.
-const MAX_ENTRIES: usize = Bound::ArchiveEntries.length();
-/// Longest name, and longest pax header, in bytes.
-const MAX_NAME: u64 = Bound::Path.default();
-const MAX_PAX: u64 = Bound::PaxHeader.default();
 
 /// Why a tar cannot be indexed.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +32,14 @@ pub enum ArchiveError {
     AfterEnd { offset: u64 },
     #[error("the tar lists `{}` twice", Escaped::new(.0))]
     Duplicate(Vec<u8>),
-    #[error("the tar has more than {MAX_ENTRIES} entries")]
-    TooMany,
+    #[error("the tar header at byte {offset} is of an extension of {size} bytes, {exceeded}")]
+    Extension { offset: u64, size: u64, exceeded: Exceeded },
+    #[error("the tar has {0}")]
+    TooMany(Exceeded),
     #[error("the tar has no regular file `{}`", Escaped::new(.0))]
     Missing(String),
-    #[error("`{}` has {size} bytes, the limit is {limit}", Escaped::new(.name))]
-    TooLarge { name: String, size: u64, limit: u64 },
+    #[error("`{}` has {size} bytes, {exceeded}", Escaped::new(.name))]
+    TooLarge { name: String, size: u64, exceeded: Exceeded },
     #[error("reading failed")]
     Read(#[source] io::Error),
 }
@@ -61,16 +57,17 @@ pub(super) struct Archive {
     path: PathBuf,
     file: File,
     entries: HashMap<Vec<u8>, Entry>,
+    limits: Limits,
 }
 
 impl Archive {
-    pub(super) fn open(path: &Path) -> Result<Self, Cause> {
+    pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self, Cause> {
         let failed = |source| Cause::Read { path: path.into(), source };
         let file = open_regular(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        let reader = Reader { file: &file, size: metadata.len(), position: 0 };
+        let reader = Reader { file: &file, size: metadata.len(), position: 0, limits };
         match reader.index() {
-            Ok(entries) => Ok(Self { path: path.into(), file, entries }),
+            Ok(entries) => Ok(Self { path: path.into(), file, entries, limits: *limits }),
             Err(source) => Err(Cause::Archive { path: path.into(), source }),
         }
     }
@@ -100,10 +97,8 @@ impl Archive {
 impl Files for Archive {
     fn read(&self, name: &str) -> Result<Vec<u8>, Cause> {
         let (offset, size) = self.find(name)?;
-        if size > MAX_DOCUMENT {
-            let name = name.into();
-            return Err(self.failed(ArchiveError::TooLarge { name, size, limit: MAX_DOCUMENT }));
-        }
+        let too_large = |exceeded| ArchiveError::TooLarge { name: name.into(), size, exceeded };
+        self.limits.check(Bound::Document, size).map_err(too_large).map_err(|error| self.failed(error))?;
         let mut bytes = vec![0; size as usize];
         match self.file.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),
@@ -138,6 +133,7 @@ struct Reader<'a> {
     size: u64,
     /// Where the next header is.
     position: u64,
+    limits: &'a Limits,
 }
 
 /// What extension headers say about the entry after them.
@@ -167,9 +163,8 @@ impl Reader<'_> {
                 _ => {
                     let entry = self.entry(&header, std::mem::take(&mut extensions))?;
                     let Some((name, entry)) = entry else { continue };
-                    if entries.len() == MAX_ENTRIES {
-                        return Err(ArchiveError::TooMany);
-                    }
+                    let count = entries.len() as u64 + 1;
+                    self.limits.check(Bound::ArchiveEntries, count).map_err(ArchiveError::TooMany)?;
                     if entries.insert(name.clone(), entry).is_some() {
                         return Err(ArchiveError::Duplicate(name));
                     }
@@ -230,10 +225,10 @@ impl Reader<'_> {
     /// Reads an extension header and moves on to what follows it.
     fn extend(&mut self, header: &Header, extensions: &mut Extensions) -> Result<(), ArchiveError> {
         let (kind, size) = (header.kind(), header.size()?);
-        let limit = if matches!(kind, b'x' | b'g') { MAX_PAX } else { MAX_NAME };
-        if size > limit {
-            return Err(self.refuse("is of an extension that is too long"));
-        }
+        let bound = if matches!(kind, b'x' | b'g') { Bound::PaxHeader } else { Bound::LongName };
+        let offset = self.position;
+        let too_long = |exceeded| ArchiveError::Extension { offset, size, exceeded };
+        self.limits.check(bound, size).map_err(too_long)?;
         let data = self.bytes(self.position + BLOCK, size)?;
         match kind {
             b'g' => self.pax(&data, &mut Extensions::default(), Scope::Global)?,
@@ -294,7 +289,8 @@ impl Reader<'_> {
         extensions: Extensions,
     ) -> Result<Option<(Vec<u8>, Entry)>, ArchiveError> {
         let offset = self.position + BLOCK;
-        let name = normal(&extensions.name.unwrap_or_else(|| header.name()));
+        let name = extensions.name.unwrap_or_else(|| header.name());
+        let name = normal(&name).filter(|name| self.limits.check(Bound::Path, name.len() as u64).is_ok());
         let size = match extensions.size {
             Some(size) => size,
             None => header.size()?,
@@ -433,7 +429,7 @@ fn normal(name: &[u8]) -> Option<Vec<u8>> {
         name = rest;
     }
     let bad = |part: &[u8]| part.is_empty() || part == b"." || part == b"..";
-    if name.len() as u64 > MAX_NAME || name.split(|byte| *byte == b'/').any(bad) {
+    if name.split(|byte| *byte == b'/').any(bad) {
         return None;
     }
     Some(name.to_vec())

@@ -41,7 +41,7 @@ fn open(bytes: &[u8]) -> Result<Archive, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.tar");
     fs::write(&path, bytes).unwrap();
-    Archive::open(&path).map_err(|cause| match cause {
+    Archive::open(&path, &Limits::default()).map_err(|cause| match cause {
         Cause::Archive { source, .. } => source.to_string(),
         cause => cause.to_string(),
     })
@@ -130,7 +130,8 @@ fn what_readers_could_differ_on_is_refused() {
         ([gnu(), pax(&[("path", "b")]), file("a")].concat(), "second extension"),
         ([gnu(), gnu(), file("a")].concat(), "second extension"),
         (gnu(), "extends an entry that does not follow"),
-        (entry("long", b'L', &[b'a'; 5000]), "too long"),
+        (entry("long", b'L', &[b'a'; 65_537]), "for one GNU long name in a tar (plywood.limits.longName)"),
+        ([entry("long", b'L', &[b'a'; 5000]), file("a")].concat(), "unusable name"),
     ] {
         let result = open(&bytes).map(|archive| archive.entries).unwrap_err();
         assert!(result.contains(error), "{error}: {result}");

@@ -17,6 +17,7 @@ use super::document::Chosen;
 use super::error::Cause;
 use super::layout::{Files, listed};
 use super::synthetic;
+use crate::limits::{Bound, Budget, Limits};
 use crate::oci::manifest::LAYER_GZIP;
 use crate::oci::{Algorithm, Descriptor, Hasher};
 use crate::store::{Blob, open_regular};
@@ -39,8 +40,9 @@ struct Saved {
 /// Resolves the image that `RepoTags` calls `name`, or the only one. Reads
 /// every changeset once, to compute its digest.
 pub(super) fn resolve(file: &Path, name: Option<&str>, selection: &Selection) -> Result<Chosen, Cause> {
-    let archive = Archive::open(file)?;
+    let archive = Archive::open(file, &selection.limits)?;
     let saved = saved(&archive, name)?;
+    saved.check(&archive, &selection.limits)?;
     let config = archive.read(&saved.config)?;
     let layers: Vec<_> =
         saved.layers.iter().map(|layer| describe(&archive, layer)).collect::<Result<_, _>>()?;
@@ -48,9 +50,12 @@ pub(super) fn resolve(file: &Path, name: Option<&str>, selection: &Selection) ->
 }
 
 /// Finds changesets that [`resolve`] has found before, in the same order.
-pub(super) fn locate(file: &Path, name: Option<&str>, wanted: &[&Descriptor]) -> Result<Vec<Blob>, Cause> {
-    let archive = Archive::open(file)?;
-    let saved = saved(&archive, name)?;
+pub(super) fn locate(
+    archive: &Archive,
+    name: Option<&str>,
+    wanted: &[&Descriptor],
+) -> Result<Vec<Blob>, Cause> {
+    let saved = saved(archive, name)?;
     if saved.layers.len() != wanted.len() {
         return Err(Cause::Layout { file: FILE.into(), problem: "has changed since it was resolved" });
     }
@@ -83,6 +88,17 @@ fn saved(archive: &Archive, name: Option<&str>) -> Result<Saved, Cause> {
 }
 
 impl Saved {
+    /// Checks what reading the changesets will cost: one may be listed often.
+    fn check(&self, archive: &Archive, limits: &Limits) -> Result<(), Cause> {
+        let mut budget = Budget::new(*limits);
+        for layer in &self.layers {
+            let (_, size) = archive.find(layer)?;
+            budget.spend(Bound::Changesets, 1).map_err(Cause::Limit)?;
+            budget.spend(Bound::PackedBytes, size).map_err(Cause::Limit)?;
+        }
+        Ok(())
+    }
+
     fn tags(&self) -> impl Iterator<Item = &str> {
         self.repo_tags.iter().flatten().map(String::as_str)
     }

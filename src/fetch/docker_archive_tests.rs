@@ -52,11 +52,12 @@ fn the_same_content_has_the_same_digest() {
     let other = write(&[b"plain", b"other"], &json!([image(json!(["tools:1"]))]));
     assert_ne!(resolve(&other.path(), None, &amd64).unwrap().manifest, chosen.manifest);
     let wanted = chosen.parts.blobs();
-    let blobs = locate(&first.path(), None, &wanted).unwrap();
+    let open = |written: &Written| Archive::open(&written.path(), &amd64.limits).unwrap();
+    let blobs = locate(&open(&first), None, &wanted).unwrap();
     let contents: Vec<_> = blobs.iter().map(|blob| blob.read().unwrap()).collect();
     assert_eq!(contents, CONTENTS);
     // `other` has a changeset of another size by now.
-    assert!(matches!(locate(&other.path(), None, &wanted), Err(Cause::Changed { .. })));
+    assert!(matches!(locate(&open(&other), None, &wanted), Err(Cause::Changed { .. })));
 }
 
 #[test]

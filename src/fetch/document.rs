@@ -9,8 +9,8 @@ use std::collections::HashSet;
 
 use super::Selection;
 use super::error::Cause;
-use crate::limits::Bound;
-use crate::oci::manifest::{INDEX, Kind, MANIFEST, MAX_DOCUMENT};
+use crate::limits::{Bound, Limits};
+use crate::oci::manifest::{INDEX, Kind, MANIFEST};
 use crate::oci::{
     Compression, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Mismatch,
     chain_id,
@@ -89,8 +89,8 @@ impl Search<'_> {
         let digest = wanted.digest;
         self.visited.insert(digest);
         self.check(Bound::Documents, self.visited.len())?;
-        let bytes = self.documents.document(&wanted)?;
-        let document = Document::parse(&bytes, &wanted.media_type)
+        let bytes = self.document(&wanted)?;
+        let document = Document::parse(&bytes, &wanted.media_type, &self.selection.limits)
             .map_err(|source| Cause::Document { digest, source })?;
         self.read.push((wanted, bytes));
         match document {
@@ -143,7 +143,7 @@ impl Search<'_> {
         if wanted.kind() != Kind::Config {
             return Err(Cause::NotAnImage { media_type: wanted.media_type.clone() });
         }
-        let bytes = self.documents.document(wanted)?;
+        let bytes = self.document(wanted)?;
         let config = ImageConfig::parse(&bytes)
             .and_then(|config| config.check(manifest.layers.len(), &self.selection.platform).map(|()| config))
             .map_err(|source| Cause::ImageConfig { digest: wanted.digest, source })?;
@@ -155,6 +155,12 @@ impl Search<'_> {
             compression,
         });
         Ok(Parts::Changesets(described.collect()))
+    }
+
+    /// A document whose size was checked before it is read.
+    fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
+        check_size(&wanted.digest, wanted.size, &self.selection.limits)?;
+        self.documents.document(wanted)
     }
 
     fn check_size(&self, manifest: &Manifest) -> Result<(), Cause> {
@@ -268,12 +274,9 @@ pub(super) fn describe(bytes: &[u8], media_type: &str) -> Descriptor {
     }
 }
 
-/// Checks a document's size before it is read.
-pub(super) fn check_limit(wanted: &Descriptor) -> Result<(), Cause> {
-    if wanted.size > MAX_DOCUMENT {
-        return Err(Cause::DocumentSize { digest: wanted.digest, size: wanted.size, limit: MAX_DOCUMENT });
-    }
-    Ok(())
+fn check_size(digest: &Digest, size: u64, limits: &Limits) -> Result<(), Cause> {
+    let too_large = |source| Cause::DocumentSize { digest: *digest, size, source };
+    limits.check(Bound::Document, size).map_err(too_large)
 }
 
 /// Compares a document with its descriptor.
@@ -317,9 +320,9 @@ pub(super) fn mismatch(error: &(dyn std::error::Error + 'static)) -> Option<Mism
 }
 
 /// Keeps documents, so that the image is known later without its transport.
-pub(super) fn keep(store: &Store, documents: &[(Descriptor, Vec<u8>)]) -> Result<(), Cause> {
+pub(super) fn keep(store: &Store, documents: &[(Descriptor, Vec<u8>)], limits: &Limits) -> Result<(), Cause> {
     for (descriptor, bytes) in documents {
-        if stored(store, &descriptor.digest)?.is_none() {
+        if stored(store, &descriptor.digest, limits)?.is_none() {
             store.put_blob(descriptor, bytes.as_slice()).map_err(Cause::Store)?;
         }
     }
@@ -329,11 +332,9 @@ pub(super) fn keep(store: &Store, documents: &[(Descriptor, Vec<u8>)]) -> Result
 /// The stored document with this digest, its size bounded and its content
 /// verified once more. A damaged one counts as missing, so that it is fetched
 /// again.
-pub(super) fn stored(store: &Store, digest: &Digest) -> Result<Option<Vec<u8>>, Cause> {
+pub(super) fn stored(store: &Store, digest: &Digest, limits: &Limits) -> Result<Option<Vec<u8>>, Cause> {
     let Some(blob) = store.blob(digest) else { return Ok(None) };
-    if blob.size() > MAX_DOCUMENT {
-        return Err(Cause::DocumentSize { digest: *digest, size: blob.size(), limit: MAX_DOCUMENT });
-    }
+    check_size(digest, blob.size(), limits)?;
     match blob.read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if mismatch(&error).is_some() => Ok(None),
@@ -341,8 +342,14 @@ pub(super) fn stored(store: &Store, digest: &Digest) -> Result<Option<Vec<u8>>, 
     }
 }
 
-impl Documents for Store {
+/// The documents that are stored.
+pub(super) struct Stored<'a> {
+    pub store: &'a Store,
+    pub limits: &'a Limits,
+}
+
+impl Documents for Stored<'_> {
     fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
-        stored(self, &wanted.digest)?.ok_or(Cause::NotStored { digest: wanted.digest })
+        stored(self.store, &wanted.digest, self.limits)?.ok_or(Cause::NotStored { digest: wanted.digest })
     }
 }

@@ -48,8 +48,8 @@ pub enum Cause {
     ImageConfig { digest: Digest, source: ImageConfigError },
     #[error("document {digest} is not what its descriptor says")]
     Content { digest: Digest, source: Mismatch },
-    #[error("document {digest} has {size} bytes, the limit is {limit}")]
-    DocumentSize { digest: Digest, size: u64, limit: u64 },
+    #[error("document {digest} has {size} bytes")]
+    DocumentSize { digest: Digest, size: u64, source: Exceeded },
     #[error(transparent)]
     Limit(Exceeded),
     #[error("its config is of the type `{}`, not of that of a container image", Escaped::new(.media_type))]
@@ -62,6 +62,8 @@ pub enum Cause {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not a usable archive", Escaped::new(.path.as_os_str().as_encoded_bytes()))]
     Archive { path: PathBuf, source: ArchiveError },
+    #[error("`{}` has {size} bytes", Escaped::new(.file))]
+    LayoutSize { file: String, size: u64, source: Exceeded },
     #[error("`{}` {problem}", Escaped::new(.file))]
     Layout { file: String, problem: &'static str },
     #[error("it has no image `{}`; it has {has}", Escaped::new(.name))]

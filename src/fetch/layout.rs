@@ -16,7 +16,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use super::Selection;
 use super::document::{self, Chosen, Documents};
 use super::error::Cause;
-use crate::oci::manifest::{INDEX, Kind, MAX_DOCUMENT};
+use crate::limits::{Bound, Limits};
+use crate::oci::manifest::{INDEX, Kind};
 use crate::oci::{Descriptor, Digest, Document, Index, Platform};
 use crate::store::Blob;
 use crate::text::Escaped;
@@ -31,7 +32,7 @@ const RESOLVE_ATTEMPTS: u32 = 16;
 
 /// The files of a layout.
 pub(super) trait Files {
-    /// A whole file of at most [`MAX_DOCUMENT`] bytes.
+    /// A whole file that is no larger than a document may be.
     fn read(&self, name: &str) -> Result<Vec<u8>, Cause>;
     /// A file as a blob, not verified yet.
     fn blob(&self, name: &str, digest: Digest) -> Result<Blob, Cause>;
@@ -41,7 +42,7 @@ pub(super) trait Files {
 pub(super) fn resolve(files: &dyn Files, name: Option<&str>, selection: &Selection) -> Result<Chosen, Cause> {
     check_version(&files.read("oci-layout")?)?;
     let failed = |source| Cause::LayoutDocument { file: TOP.into(), source };
-    let index = match Document::parse(&files.read(TOP)?, INDEX).map_err(failed)? {
+    let index = match Document::parse(&files.read(TOP)?, INDEX, &selection.limits).map_err(failed)? {
         Document::Index(index) => index,
         Document::Manifest(_) => return Err(broken(TOP, "is not an index")),
     };
@@ -132,7 +133,6 @@ impl Layout<'_> {
 
 impl Documents for Layout<'_> {
     fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
-        document::check_limit(wanted)?;
         let digest = wanted.digest;
         let bytes = self.0.read(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?;
         document::check(&bytes, wanted).map_err(|source| Cause::Content { digest, source })?;
@@ -144,14 +144,15 @@ impl Documents for Layout<'_> {
 pub(super) struct Directory {
     path: PathBuf,
     fd: OwnedFd,
+    limits: Limits,
 }
 
 impl Directory {
-    pub(super) fn open(path: &Path) -> Result<Self, Cause> {
+    pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self, Cause> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(CWD, path, flags, Mode::empty());
         match opened {
-            Ok(fd) => Ok(Self { path: path.into(), fd }),
+            Ok(fd) => Ok(Self { path: path.into(), fd, limits: *limits }),
             Err(errno) => Err(Cause::Read { path: path.into(), source: errno.into() }),
         }
     }
@@ -185,11 +186,10 @@ impl Directory {
 impl Files for Directory {
     fn read(&self, name: &str) -> Result<Vec<u8>, Cause> {
         let (file, size) = self.file(name)?;
-        if size > MAX_DOCUMENT {
-            return Err(broken(name, "is larger than a document may be"));
-        }
+        let too_large = |source| Cause::LayoutSize { file: name.into(), size, source };
+        self.limits.check(Bound::Document, size).map_err(too_large)?;
         let mut bytes = Vec::new();
-        match file.take(MAX_DOCUMENT).read_to_end(&mut bytes) {
+        match file.take(size).read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
             Err(source) => Err(Cause::Read { path: self.path.join(name), source }),
         }

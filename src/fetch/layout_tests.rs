@@ -173,6 +173,8 @@ fn a_broken_layout_is_refused() {
     let config = odd.blob("application/x-odd", b"{}");
     let layer = odd.blob(LAYER_GZIP, b"x");
     odd.manifest(json!({"schemaVersion": 2, "config": config, "layers": [layer]}), None);
+    let mut many = good();
+    many.entries = vec![many.entries[0].clone(); 1001];
     let mut huge = good();
     huge.entries[0]["size"] = json!(5 << 20);
     let mut traversal = good();
@@ -182,6 +184,11 @@ fn a_broken_layout_is_refused() {
         (file("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#), None, "other than 1.0.0"),
         (file("index.json", b"<html>"), None, "`index.json` is of no use: it is not valid JSON"),
         (file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#), None, "lists no images"),
+        (
+            many,
+            Some("v1"),
+            "`index.json` is of no use: it lists 1001 descriptors, more than the limit of 1000",
+        ),
         (good(), Some("v3"), "it has no image `v3`; it has v1"),
         (two.clone(), None, r"it has several images, name one of v1, v2\x1b"),
         (Built::with("arm64", None), None, "it is for linux/arm64, this machine needs linux/amd64"),
@@ -192,7 +199,7 @@ fn a_broken_layout_is_refused() {
         (longer, None, "has 6 bytes, its descriptor says 5"),
         (artifact, None, "its config is of the type `application/vnd.oci.empty.v1+json`"),
         (odd, None, "its config is of the type `application/x-odd`"),
-        (huge, None, "the limit is 4194304"),
+        (huge, None, "has 5242880 bytes: more than the limit of 4MiB for one manifest"),
         (traversal, None, "is not a digest"),
     ] {
         let result = fetch_both(&built, name).unwrap_err();

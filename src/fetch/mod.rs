@@ -32,7 +32,7 @@ use crate::limits::Limits;
 use crate::oci::registries::{Authorities, Proxies};
 use crate::oci::{Compression, Descriptor, Digest, ImageSource, Platform, Reference, Registries};
 use crate::store::{Blob, Store};
-use document::{Chosen, Parts};
+use document::{Chosen, Parts, Stored};
 
 /// What fetching needs to know of the machine it runs on.
 pub struct Machine<'a> {
@@ -171,7 +171,8 @@ pub struct Changeset<'f> {
 impl<'a> Fetcher<'a> {
     pub fn new(machine: Machine<'a>) -> Self {
         let Machine { store, registries, selection, network, progress } = machine;
-        Self { store, selection, client: registry::Client::new(registries, network, progress) }
+        let client = registry::Client::new(registries, network, selection.limits, progress);
+        Self { store, selection, client }
     }
 
     /// Finds out which image this is, from small documents only, and stores
@@ -186,20 +187,23 @@ impl<'a> Fetcher<'a> {
             return Ok(resolved);
         }
         let chosen = self.choose(source).map_err(failed)?;
-        document::keep(self.store, &chosen.documents).map_err(failed)?;
+        document::keep(self.store, &chosen.documents, &self.selection.limits).map_err(failed)?;
         Resolved::new(source, chosen).map_err(failed)
     }
 
     fn choose(&self, source: &ImageSource) -> Result<Chosen, Cause> {
+        let limits = &self.selection.limits;
         match source {
             ImageSource::Registry(reference) => {
                 self.client.pull(reference).resolve(self.store, &self.selection)
             }
-            ImageSource::OciLayout { directory, name } => {
-                layout::resolve(&layout::Directory::open(directory)?, name.as_deref(), &self.selection)
-            }
+            ImageSource::OciLayout { directory, name } => layout::resolve(
+                &layout::Directory::open(directory, limits)?,
+                name.as_deref(),
+                &self.selection,
+            ),
             ImageSource::OciArchive { file, name } => {
-                layout::resolve(&archive::Archive::open(file)?, name.as_deref(), &self.selection)
+                layout::resolve(&archive::Archive::open(file, limits)?, name.as_deref(), &self.selection)
             }
             ImageSource::DockerArchive { file, name } => {
                 docker_archive::resolve(file, name.as_deref(), &self.selection)
@@ -253,16 +257,19 @@ impl<'a> Fetcher<'a> {
     /// One blob for each that is wanted, in order.
     fn locate(&self, resolved: &Resolved) -> Result<Vec<Blob>, Cause> {
         let wanted = resolved.parts.blobs();
+        let limits = &self.selection.limits;
         match &resolved.source {
             ImageSource::Registry(reference) => {
                 self.client.pull(reference).download(self.store, &resolved.source, &wanted)
             }
             ImageSource::OciLayout { directory, .. } => {
-                layout::locate(&layout::Directory::open(directory)?, &wanted)
+                layout::locate(&layout::Directory::open(directory, limits)?, &wanted)
             }
-            ImageSource::OciArchive { file, .. } => layout::locate(&archive::Archive::open(file)?, &wanted),
+            ImageSource::OciArchive { file, .. } => {
+                layout::locate(&archive::Archive::open(file, limits)?, &wanted)
+            }
             ImageSource::DockerArchive { file, name } => {
-                docker_archive::locate(file, name.as_deref(), &wanted)
+                docker_archive::locate(&archive::Archive::open(file, limits)?, name.as_deref(), &wanted)
             }
             ImageSource::Squashfs(file) => Ok(raw::locate(file, &wanted)),
             ImageSource::Directory(_) => directory::locate(self.store, &wanted),
@@ -280,10 +287,12 @@ pub fn resolve_stored(
     digest: &Digest,
 ) -> Result<Option<Resolved>, FetchError> {
     let failed = FetchError::of(source);
-    let Some(bytes) = document::stored(store, digest).map_err(failed)? else { return Ok(None) };
+    let Some(bytes) = document::stored(store, digest, &selection.limits).map_err(failed)? else {
+        return Ok(None);
+    };
     let mut top = document::describe(&bytes, &document::announced_by(&bytes));
     top.digest = *digest;
-    match document::choose(store, selection, top) {
+    match document::choose(&Stored { store, limits: &selection.limits }, selection, top) {
         Ok(chosen) => Resolved::new(source, chosen).map(Some).map_err(failed),
         Err(Cause::NotStored { .. }) => Ok(None),
         Err(cause) => Err(failed(cause)),

@@ -15,7 +15,6 @@ use super::meter::Meter;
 use super::places;
 use super::raw::{self, Form, RawError, Terms};
 use super::rules::{self, Rules, RulesHost, Violations};
-use super::squashfs::reader;
 use super::squashfs::{self, Compression, FileId, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
@@ -174,7 +173,7 @@ impl<'a> Builder<'a> {
         let mut meter = Meter::start(self.recipe.limits);
         std::thread::scope(|scope| {
             // From the top down, so that what an upper changeset hides is not stored.
-            let unpacked = Unpacker::new(scope, changesets.iter().rev());
+            let unpacked = Unpacker::new(scope, self.recipe.limits, changesets.iter().rev());
             for ((number, changeset), unpacked) in changesets.iter().enumerate().rev().zip(unpacked) {
                 let digest = *changeset.blob().digest();
                 let unpacked = unpacked.map_err(|source| Cause::Open { number, digest, source })?;
@@ -190,16 +189,11 @@ impl<'a> Builder<'a> {
     /// Reads a raw image. It is never mounted as it came.
     fn repack(mut self, blob: &Blob) -> Result<LayerRecord, Cause> {
         let Recipe { limits, rules, kernel, .. } = self.recipe;
-        let at_most = |bound| u32::try_from(limits.get(bound)).unwrap_or(u32::MAX);
-        let limits = reader::Limits {
-            entries: at_most(Bound::Entries),
-            names: at_most(Bound::Names),
-            bytes: limits.get(Bound::ImageBytes),
-        };
-        let terms = Terms { limits, hard_links: rules.hard_links, machine: kernel.machine };
+        let terms = Terms { limits: *limits, hard_links: rules.hard_links, machine: kernel.machine };
         let (writer, manifests) = (&mut self.writer, &mut self.manifests);
+        let mut meter = Meter::start(*limits);
         let read = raw::read(blob, &terms, &mut |path, size, content| {
-            store_file(writer, manifests, path, (size, content))
+            store_file(writer, manifests, path, (size, &mut meter.changeset(content)))
         });
         let extension = read.map_err(|source| Cause::Raw { digest: *blob.digest(), source })?;
         match extension.form {

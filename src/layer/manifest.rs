@@ -11,7 +11,7 @@ use semver::Version;
 use serde::Serialize;
 
 use super::version::{Constraint, VersionError, parse_version};
-use crate::limits::{Bound, Raised};
+use crate::limits::Bound;
 use crate::text::Escaped;
 use crate::yaml::{self, Cursor, Fields, Node, Problems, Report, Source};
 
@@ -51,10 +51,7 @@ pub struct Requirement {
 
 impl Manifest {
     /// Largest manifest that any configuration allows, in bytes.
-    pub const MAX_BYTES: usize = match Bound::ManifestYaml.row().raised {
-        Raised::By { most, .. } => most as usize,
-        Raised::Never(_) => Bound::ManifestYaml.length(),
-    };
+    pub const MAX_BYTES: usize = Bound::ManifestYaml.most() as usize;
 
     /// Reads a manifest. `name` is what messages call the file.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, Problems> {

@@ -12,7 +12,7 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::decompress::Decompressor;
 use crate::fetch::{Changeset, Reader};
-use crate::oci::Compression;
+use crate::limits::Limits;
 
 /// Changesets at work: the one that is read, and the next.
 const AHEAD: usize = 2;
@@ -26,13 +26,14 @@ const WAITING: usize = 4;
 /// Begins `changesets` in time and returns them in order.
 pub(super) struct Unpacker<'scope, 'env, I> {
     scope: &'scope Scope<'scope, 'env>,
+    limits: Limits,
     changesets: I,
     begun: std::collections::VecDeque<io::Result<Unpacked<'scope>>>,
 }
 
 impl<'scope, 'env, 'c: 'scope, I: Iterator<Item = &'c Changeset<'c>>> Unpacker<'scope, 'env, I> {
-    pub(super) fn new(scope: &'scope Scope<'scope, 'env>, changesets: I) -> Self {
-        Self { scope, changesets, begun: Default::default() }
+    pub(super) fn new(scope: &'scope Scope<'scope, 'env>, limits: Limits, changesets: I) -> Self {
+        Self { scope, limits, changesets, begun: Default::default() }
     }
 }
 
@@ -43,7 +44,7 @@ impl<'scope, 'c: 'scope, I: Iterator<Item = &'c Changeset<'c>>> Iterator for Unp
         while self.begun.len() < AHEAD
             && let Some(changeset) = self.changesets.next()
         {
-            self.begun.push_back(Unpacked::begin(self.scope, changeset));
+            self.begun.push_back(Unpacked::begin(self.scope, self.limits, changeset));
         }
         self.begun.pop_front()
     }
@@ -62,13 +63,20 @@ pub(super) struct Unpacked<'scope> {
 }
 
 impl<'scope> Unpacked<'scope> {
-    fn begin<'c: 'scope>(scope: &'scope Scope<'scope, '_>, changeset: &'c Changeset<'c>) -> io::Result<Self> {
+    fn begin<'c: 'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        limits: Limits,
+        changeset: &'c Changeset<'c>,
+    ) -> io::Result<Self> {
         let mut blob = changeset.blob().open()?;
         let compression = changeset.compression();
         let (full, chunks) = sync_channel(WAITING);
         let (spare, empty) = channel();
         let thread = Builder::new().name("unpack".into()).spawn_scoped(scope, move || {
-            unpack(&mut blob, compression, &full, &empty);
+            match Decompressor::new(compression, &mut blob, &limits) {
+                Ok(plain) => unpack(plain, &full, &empty),
+                Err(error) => drop(full.send(Err(error))),
+            }
             blob
         })?;
         Ok(Self { chunks, spare, chunk: Vec::new(), read: 0, has_ended: false, thread })
@@ -100,16 +108,7 @@ fn ended_early() -> io::Error {
 }
 
 /// Sends chunks until the end, which is one without bytes, or a failure.
-fn unpack(
-    blob: &mut Reader<'_>,
-    compression: Compression,
-    full: &SyncSender<io::Result<Vec<u8>>>,
-    empty: &Receiver<Vec<u8>>,
-) {
-    let mut plain = match Decompressor::new(compression, blob) {
-        Ok(plain) => plain,
-        Err(error) => return drop(full.send(Err(error))),
-    };
+fn unpack(mut plain: impl Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
     loop {
         let mut chunk = empty.try_recv().unwrap_or_default();
         chunk.resize(CHUNK, 0);

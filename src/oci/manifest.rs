@@ -7,14 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Platform};
-use crate::limits::Bound;
+use crate::limits::{Bound, Exceeded, Limits};
 use crate::text::Escaped;
-
-/// Longest manifest, index or image config that is read, in bytes
-/// (distribution-spec asks registries for this much).
-pub const MAX_DOCUMENT: u64 = Bound::Document.default();
-/// Most entries of an index or changesets of a manifest.
-const MAX_DESCRIPTORS: usize = Bound::Descriptors.length();
 
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -140,8 +134,8 @@ pub enum DocumentError {
     MediaType { said: String, announced: String },
     #[error("`{}` is not a manifest or index", Escaped::new(.0))]
     Unsupported(String),
-    #[error("it lists {0} descriptors, the limit is {MAX_DESCRIPTORS}")]
-    TooMany(usize),
+    #[error("it lists {count} descriptors, {exceeded}")]
+    TooMany { count: usize, exceeded: Exceeded },
     #[error("no image for {wanted}; it has {has}")]
     Platform { wanted: Platform, has: String },
     #[error("changeset {} is of the type `{}`, which is not a tar of an image", .0.digest, Escaped::new(&.0.media_type))]
@@ -166,7 +160,7 @@ impl Document {
     /// Parses a manifest or index. `announced` is the media type of the
     /// descriptor or the `Content-Type` of the answer; the document must
     /// agree with it.
-    pub fn parse(bytes: &[u8], announced: &str) -> Result<Self, DocumentError> {
+    pub fn parse(bytes: &[u8], announced: &str, limits: &Limits) -> Result<Self, DocumentError> {
         let json: DocumentJson = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
         if json.schema_version != 2 || json.fs_layers.is_some() {
             return Err(DocumentError::Shape("a schema version other than 2"));
@@ -178,26 +172,24 @@ impl Document {
             return Err(DocumentError::MediaType { said: said.clone(), announced: announced.into() });
         }
         match announced_kind {
-            Kind::Index => json.into_index().map(Self::Index),
-            Kind::Manifest => json.into_manifest().map(Self::Manifest),
+            Kind::Index => json.into_index(limits).map(Self::Index),
+            Kind::Manifest => json.into_manifest(limits).map(Self::Manifest),
             _ => Err(DocumentError::Unsupported(announced.into())),
         }
     }
 }
 
 impl DocumentJson {
-    fn into_index(self) -> Result<Index, DocumentError> {
+    fn into_index(self, limits: &Limits) -> Result<Index, DocumentError> {
         if self.layers.is_some() || self.config.is_some() {
             return Err(DocumentError::Shape("`manifests` beside `layers` or `config`"));
         }
         let manifests = self.manifests.ok_or(DocumentError::Shape("no `manifests`"))?;
-        if manifests.len() > MAX_DESCRIPTORS {
-            return Err(DocumentError::TooMany(manifests.len()));
-        }
+        check_count(manifests.len(), limits)?;
         Ok(Index { manifests })
     }
 
-    fn into_manifest(self) -> Result<Manifest, DocumentError> {
+    fn into_manifest(self, limits: &Limits) -> Result<Manifest, DocumentError> {
         if self.manifests.is_some() {
             return Err(DocumentError::Shape("`manifests` beside `layers` or `config`"));
         }
@@ -206,11 +198,15 @@ impl DocumentJson {
         if layers.is_empty() {
             return Err(DocumentError::Shape("no changesets"));
         }
-        if layers.len() > MAX_DESCRIPTORS {
-            return Err(DocumentError::TooMany(layers.len()));
-        }
+        check_count(layers.len(), limits)?;
         Ok(Manifest { config, layers, artifact_type: self.artifact_type })
     }
+}
+
+fn check_count(count: usize, limits: &Limits) -> Result<(), DocumentError> {
+    limits
+        .check(Bound::Descriptors, count as u64)
+        .map_err(|exceeded| DocumentError::TooMany { count, exceeded })
 }
 
 impl Manifest {
@@ -291,7 +287,11 @@ mod tests {
             (manifest(r#""fsLayers":[],"#), MANIFEST, false),
             (manifest("") + "x", MANIFEST, false),
         ] {
-            assert_eq!(Document::parse(text.as_bytes(), announced).is_ok(), good, "{announced}: {text}");
+            assert_eq!(
+                Document::parse(text.as_bytes(), announced, &Limits::default()).is_ok(),
+                good,
+                "{announced}: {text}"
+            );
         }
     }
 
@@ -324,7 +324,9 @@ mod tests {
             "text/plain",
         ] {
             let text = manifest("").replace(LAYER_GZIP, media_type);
-            let Document::Manifest(manifest) = Document::parse(text.as_bytes(), MANIFEST).unwrap() else {
+            let Document::Manifest(manifest) =
+                Document::parse(text.as_bytes(), MANIFEST, &Limits::default()).unwrap()
+            else {
                 panic!("not a manifest")
             };
             assert!(manifest.compressions().is_err(), "{media_type}");

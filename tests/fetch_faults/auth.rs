@@ -136,7 +136,7 @@ fn token_answers_are_bounded_and_must_hold_a_token() {
         (|_| Reply::new(200, r#"{"token":"a\nb"}"#), "characters that no token has"),
         (
             |_| Reply::new(200, "").framed(Framing::Chunked).failing(Fault::Endless(1 << 20)),
-            "longer than 65536",
+            "more than the limit of 64KiB",
         ),
         (
             |_| Reply::new(302, "").with("Location", "https://169.254.169.254/"),

@@ -194,13 +194,13 @@ const LASTING: &[(&str, Worsen, &str, usize)] = &[
     (
         "an endless manifest",
         |_, _, reply| reply.framed(Framing::Chunked).failing(Fault::Endless(8 << 20)),
-        "longer than 4194304",
+        "more than the limit of 4MiB",
         1,
     ),
     (
         "a redirect in a circle",
         |request, _, _| Reply::new(302, "").with("Location", &request.path),
-        "too many before",
+        "(plywood.limits.redirects)",
         6,
     ),
     (

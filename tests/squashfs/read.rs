@@ -9,26 +9,25 @@ use std::time::{Duration, Instant};
 
 use plywood::layer::rules::Permission;
 use plywood::layer::squashfs::Compression;
-use plywood::layer::squashfs::reader::{Limits, ReadError, Reader};
+use plywood::layer::squashfs::reader::{ReadError, Reader};
 use plywood::layer::tree::{Attributes, Content, Node, Xattrs};
+use plywood::limits::{Bound, Limits};
 use tempfile::TempDir;
 
 use super::inspect::run;
 use super::tree::{Generator, Item, Kind, ROOT, Tree, create, files, options, write};
 
-const LIMITS: Limits = Limits { entries: 50_000, names: 8 << 20, bytes: 256 << 20 };
-
 fn open(path: &Path) -> Reader<File> {
     let file = File::open(path).unwrap();
     let size = file.metadata().unwrap().len();
-    Reader::open(file, 0..size, LIMITS).unwrap()
+    Reader::open(file, 0..size, Limits::default()).unwrap()
 }
 
 /// Reads everything in an image, contents too.
 fn read_all(image: &[u8]) -> Result<u64, ReadError> {
     let file = tempfile::tempfile().unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, image, 0).unwrap();
-    let limits = Limits { entries: 1000, names: 64 << 10, bytes: 4 << 20 };
+    let limits = Limits::default().with(Bound::Entries, 1000).with(Bound::ImageBytes, 4 << 20);
     let mut reader = Reader::open(file, 0..image.len() as u64, limits)?;
     let tree = reader.tree(Permission::Refuse)?;
     let mut total = 0;

@@ -7,6 +7,7 @@ use plywood::layer::decompress::Decompressor;
 use plywood::layer::manifest::{Host, Manifest};
 use plywood::layer::tar::{Archive, Entry, Kind, TarError};
 use plywood::layer::version::{Constraint, parse_version};
+use plywood::limits::Limits;
 use plywood::oci::{
     Compression, Document, ImageConfig, ImageSource, Platform, Reference, chain_id, manifest as oci,
 };
@@ -73,7 +74,7 @@ pub fn decompress(data: &[u8]) {
     let compression = [Compression::Gzip, Compression::Zstd, Compression::None][usize::from(choice % 3)];
     let read = |chunk: u64| {
         let mut plain = Vec::new();
-        let decompressor = Decompressor::new(compression, blob.take(u64::MAX))?;
+        let decompressor = Decompressor::new(compression, blob.take(u64::MAX), &Limits::default())?;
         let mut bounded = decompressor.take(PLENTY);
         while bounded.by_ref().take(chunk).read_to_end(&mut plain)? > 0 {}
         Ok::<_, io::Error>(plain)
@@ -88,7 +89,7 @@ pub fn decompress(data: &[u8]) {
 /// A manifest or an index, and what is looked for in it.
 pub fn document(data: &[u8]) {
     for announced in [oci::MANIFEST, oci::INDEX, "application/vnd.docker.distribution.manifest.v2+json"] {
-        match Document::parse(data, announced) {
+        match Document::parse(data, announced, &Limits::default()) {
             Ok(Document::Manifest(manifest)) => {
                 assert!(!manifest.layers.is_empty());
                 if let Err(error) = manifest.compressions() {

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use plywood::layer::rules::Permission;
 use plywood::layer::squashfs::FileId;
-use plywood::layer::squashfs::reader::{Limits, Reader};
+use plywood::layer::squashfs::reader::Reader;
+use plywood::limits::{Bound, Limits};
 
 use super::assert_printable;
 
@@ -24,13 +25,13 @@ impl FileExt for Image<'_> {
 }
 
 pub fn squashfs_reader(data: &[u8]) {
-    let limits = Limits { entries: 1000, names: 64 * 1024, bytes: 1 << 20 };
+    let limits = Limits::default().with(Bound::Entries, 1000).with(Bound::ImageBytes, 1 << 20);
     let read = || {
         let mut reader = Reader::open(Image(data), 0..data.len() as u64, limits)?;
         let tree = reader.tree(Permission::Refuse)?;
-        for number in 0..limits.entries {
+        for number in 0..1000 {
             let Some(content) = reader.content(&tree, FileId::new(number))? else { break };
-            let mut left = content.take(limits.bytes);
+            let mut left = content.take(limits.get(Bound::ImageBytes));
             // What cannot be read is an error like any other.
             let _ = io::copy(&mut left, &mut io::sink());
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use super::tls::TlsProblem;
-use crate::limits::Bound;
+use crate::limits::{Bound, Exceeded};
 use crate::oci::registries::Proxy;
 use crate::oci::{DocumentError, Mismatch};
 use crate::text::Escaped;
@@ -54,8 +54,10 @@ pub enum EndpointError {
     Realm { realm: String, why: RealmRefusal },
     #[error("the token server {realm} gave no token: {problem}")]
     Token { realm: String, problem: String },
-    #[error("the answer is longer than {limit} bytes")]
-    TooLong { limit: u64 },
+    #[error("the answer has {0}")]
+    TooLong(Exceeded),
+    #[error("the answer's headers are longer than {limit} bytes")]
+    LongHeaders { limit: usize },
     #[error("it answers a request for a range with another range")]
     Range,
     #[error("what it delivers is not what was asked for")]
@@ -79,8 +81,8 @@ pub enum EndpointError {
 /// Why a redirect is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedirectRefusal {
-    #[error("there were too many before")]
-    TooMany,
+    #[error("that is {0}")]
+    TooMany(Exceeded),
     #[error("it leads from https to http")]
     Downgrade,
     #[error("it is not a plain http or https URL")]
@@ -194,7 +196,7 @@ impl EndpointError {
             ureq::Error::ConnectProxyFailed(text) => Self::NotConnected(refusal_of_proxy(&text)),
             ureq::Error::ConnectionFailed => Self::Connection(io::ErrorKind::NotConnected.into()),
             ureq::Error::Protocol(error) => Self::Protocol(error.to_string()),
-            ureq::Error::LargeResponseHeader(_, limit) => Self::TooLong { limit: limit as u64 },
+            ureq::Error::LargeResponseHeader(_, limit) => Self::LongHeaders { limit },
             // Its other texts may hold whole URLs.
             _ => Self::Protocol("the request could not be made".into()),
         }

@@ -20,12 +20,10 @@ use super::error::{EndpointError, RedirectRefusal};
 use super::url::{Origin, Url};
 use super::{Client, lock, tls};
 use crate::fetch::{Event, Network};
-use crate::limits::Bound;
+use crate::limits::{self, Bound, Exceeded};
 use crate::oci::registries::{Proxy, Secret, Target};
 use crate::text::Escaped;
 
-/// Most redirects of one request.
-const MAX_REDIRECTS: usize = Bound::Redirects.length();
 const USER_AGENT: &str = concat!("plywood/", env!("CARGO_PKG_VERSION"));
 
 /// A request without a body, or one that sends a form.
@@ -141,8 +139,12 @@ impl<'l> Body<'l> {
         Ok(count)
     }
 
-    /// Reads the whole body, of at most `limit` bytes.
-    pub(super) fn read_all(&mut self, limit: u64) -> Result<Vec<u8>, EndpointError> {
+    /// Reads the whole body, which `bound` is for.
+    pub(super) fn read_all(
+        &mut self,
+        bound: Bound,
+        limits: &limits::Limits,
+    ) -> Result<Vec<u8>, EndpointError> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 * 1024];
         loop {
@@ -151,9 +153,7 @@ impl<'l> Body<'l> {
                 return Ok(bytes);
             }
             bytes.extend_from_slice(&buffer[..count]);
-            if bytes.len() as u64 > limit {
-                return Err(EndpointError::TooLong { limit });
-            }
+            limits.check(bound, bytes.len() as u64).map_err(EndpointError::TooLong)?;
         }
     }
 }
@@ -171,7 +171,8 @@ impl Client<'_> {
         mut request: Request,
         limits: &'l Limits,
     ) -> Result<Answer<'l>, EndpointError> {
-        for _ in 0..=MAX_REDIRECTS {
+        let limit = self.limits.get(Bound::Redirects);
+        for _ in 0..=limit {
             let answer = self.send(&request, limits)?;
             if !is_redirect(answer.status) {
                 return Ok(answer);
@@ -182,7 +183,8 @@ impl Client<'_> {
             }
             request.url = to;
         }
-        Err(EndpointError::Redirect { to: request.url.to_string(), why: RedirectRefusal::TooMany })
+        let exceeded = Exceeded { bound: Bound::Redirects, limit };
+        Err(EndpointError::Redirect { to: request.url.to_string(), why: RedirectRefusal::TooMany(exceeded) })
     }
 
     /// Makes one request and takes its answer as it is.

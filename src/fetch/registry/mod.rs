@@ -27,6 +27,7 @@ pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal};
 pub use tls::{CertificateProblem, TlsProblem};
 
 use super::{Network, Progress};
+use crate::limits::Limits;
 use crate::oci::registries::{Registries, Secret};
 use crate::oci::{Digest, Reference};
 use pull::Pull;
@@ -37,6 +38,8 @@ pub(super) use stream::{Failure, Hope, Remote, Stream};
 pub(super) struct Client<'a> {
     registries: &'a Registries,
     network: Network,
+    /// How large answers may be.
+    limits: Limits,
     progress: &'a dyn Progress,
     /// By `host[:port]`, because TLS settings are bound to that.
     agents: Mutex<HashMap<String, ureq::Agent>>,
@@ -49,10 +52,16 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(registries: &'a Registries, network: Network, progress: &'a dyn Progress) -> Self {
+    pub(super) fn new(
+        registries: &'a Registries,
+        network: Network,
+        limits: Limits,
+        progress: &'a dyn Progress,
+    ) -> Self {
         Self {
             registries,
             network,
+            limits,
             progress,
             agents: Mutex::default(),
             authorizations: Mutex::default(),

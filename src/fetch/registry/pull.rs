@@ -23,7 +23,8 @@ use super::{Client, lock, retry};
 use crate::fetch::document::{self, Chosen, Documents};
 use crate::fetch::error::Cause;
 use crate::fetch::{Event, Selection, Timeouts};
-use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, MAX_DOCUMENT, kind};
+use crate::limits::Bound;
+use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, kind};
 use crate::oci::registries::Endpoint;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, ImageSource, Reference};
 use crate::store::{Blob, Store};
@@ -78,14 +79,13 @@ impl<'p> Pull<'p> {
                 descriptor.digest = *digest;
             }
             // What is no manifest at all is this endpoint's fault.
-            Document::parse(&bytes, &media_type).map_err(EndpointError::Document)?;
+            Document::parse(&bytes, &media_type, &self.client.limits).map_err(EndpointError::Document)?;
             Ok((descriptor, bytes))
         })
     }
 
     /// A document that another one points at.
     fn below(&self, wanted: &Descriptor) -> Result<Vec<u8>, Cause> {
-        document::check_limit(wanted)?;
         let digest = wanted.digest;
         let manifest = matches!(wanted.kind(), Kind::Manifest | Kind::Index);
         let what = if manifest { "manifest" } else { "image config" };
@@ -96,7 +96,7 @@ impl<'p> Pull<'p> {
                 bytes
             } else {
                 let mut answer = self.blob(endpoint, wanted, Vec::new())?;
-                answer.body.read_all(MAX_DOCUMENT)?
+                answer.body.read_all(Bound::Document, &self.client.limits)?
             };
             document::check(&bytes, wanted).map_err(EndpointError::Content)?;
             Ok(bytes)
@@ -117,7 +117,7 @@ impl<'p> Pull<'p> {
         if let Some(said) = said.clone().filter(|said| !matches!(kind(said), Kind::Manifest | Kind::Index)) {
             return Err(EndpointError::Document(DocumentError::Unsupported(said)));
         }
-        Ok((said, answer.body.read_all(MAX_DOCUMENT)?))
+        Ok((said, answer.body.read_all(Bound::Document, &self.client.limits)?))
     }
 
     /// `GET …/blobs/<digest>`.
@@ -356,7 +356,7 @@ impl Documents for Known<'_> {
         if *wanted == *self.top.0 {
             return Ok(self.top.1.clone());
         }
-        match document::stored(self.store, &wanted.digest)? {
+        match document::stored(self.store, &wanted.digest, &self.pull.client.limits)? {
             Some(bytes) => Ok(bytes),
             None => self.pull.below(wanted),
         }

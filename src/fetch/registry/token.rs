@@ -19,8 +19,6 @@ use crate::limits::Bound;
 use crate::oci::registries::{Credentials, Endpoint, Secret};
 use crate::text::Escaped;
 
-/// Longest answer of a token server, in bytes.
-const MAX_TOKEN: u64 = Bound::TokenAnswer.default();
 const CLIENT_ID: &str = "plywood";
 
 /// Whose authorization it is about.
@@ -99,7 +97,7 @@ impl Client<'_> {
                 status => failed(format!("it answers {status}{detail}")),
             });
         }
-        let bytes = answer.body.read_all(MAX_TOKEN)?;
+        let bytes = answer.body.read_all(Bound::TokenAnswer, &self.limits)?;
         parse_token(&bytes).map_err(|problem| failed(problem.into()))
     }
 

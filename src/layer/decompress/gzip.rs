@@ -15,10 +15,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::input::Input;
 use super::{DecompressError, GzipProblem};
-use crate::limits::Bound;
-
-/// Longest extra field, name or comment. The first is 64 KiB by its format.
-const MAX_FIELD: usize = Bound::GzipField.length();
+use crate::limits::{Bound, Exceeded, Limits};
 
 const FLAG_HEADER_CRC: u8 = 1 << 1;
 const FLAG_EXTRA: u8 = 1 << 2;
@@ -31,6 +28,9 @@ pub(super) struct Gzip<R> {
     inflate: Decompress,
     checksum: Crc,
     state: State,
+    /// Longest name or comment, in bytes. An extra field has at most 64 KiB by
+    /// its format.
+    longest_field: u64,
 }
 
 enum State {
@@ -43,8 +43,15 @@ enum State {
 }
 
 impl<R: Read> Gzip<R> {
-    pub(super) fn new(input: Input<R>) -> Self {
-        Self { input, inflate: Decompress::new(false), checksum: Crc::new(), state: State::Start }
+    pub(super) fn new(input: Input<R>, limits: &Limits) -> Self {
+        let longest_field = limits.get(Bound::GzipField);
+        Self {
+            input,
+            inflate: Decompress::new(false),
+            checksum: Crc::new(),
+            state: State::Start,
+            longest_field,
+        }
     }
 
     pub(super) fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
@@ -133,12 +140,13 @@ impl<R: Read> Gzip<R> {
     }
 
     fn skip_string(&mut self, crc: &mut Crc) -> io::Result<()> {
-        for _ in 0..MAX_FIELD {
+        for _ in 0..self.longest_field {
             if self.take(crc)? == [0] {
                 return Ok(());
             }
         }
-        Err(self.refuse(GzipProblem::HeaderTooLong))
+        let exceeded = Exceeded { bound: Bound::GzipField, limit: self.longest_field };
+        Err(self.refuse(GzipProblem::HeaderTooLong(exceeded)))
     }
 
     fn take<const N: usize>(&mut self, crc: &mut Crc) -> io::Result<[u8; N]> {

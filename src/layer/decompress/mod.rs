@@ -5,7 +5,7 @@
 //! the end of the tar is reported only after every checksum matched and the
 //! blob was read to its own end, so that a verifying reader below has seen
 //! all of it. Each read costs bounded memory: 64 KiB of input, and the
-//! window, which is 32 KiB in gzip and at most 8 MiB in zstd.
+//! window, which is 32 KiB in gzip and limited in zstd.
 
 mod gzip;
 mod input;
@@ -17,6 +17,7 @@ use gzip::Gzip;
 use input::Input;
 use zstd::Zstd;
 
+use crate::limits::{Exceeded, Limits};
 use crate::oci::Compression;
 
 /// Why a blob cannot be decompressed. Places are byte offsets in the blob.
@@ -38,8 +39,8 @@ pub enum GzipProblem {
     Magic,
     #[error("unknown compression method or reserved flag")]
     Header,
-    #[error("header field longer than 64 KiB")]
-    HeaderTooLong,
+    #[error("header field of {0}")]
+    HeaderTooLong(Exceeded),
     #[error("header checksum mismatch")]
     HeaderChecksum,
     #[error("corrupt deflate stream")]
@@ -57,8 +58,8 @@ pub enum ZstdProblem {
     Truncated,
     #[error("no memory for the decoder")]
     Memory,
-    #[error("window larger than 8 MiB")]
-    Window,
+    #[error("window of {0}")]
+    Window(Exceeded),
     #[error("dictionary required")]
     Dictionary,
     #[error("checksum mismatch")]
@@ -92,12 +93,13 @@ enum Codec<R> {
 }
 
 impl<R: Read> Decompressor<R> {
-    /// How much comes out is for the caller to bound.
-    pub fn new(compression: Compression, blob: R) -> io::Result<Self> {
+    /// How much comes out is for the caller to bound; the limits here are those
+    /// of the formats' own fields.
+    pub fn new(compression: Compression, blob: R, limits: &Limits) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::None => Codec::None(blob),
-            Compression::Gzip => Codec::Gzip(Gzip::new(Input::new(blob))),
-            Compression::Zstd => Codec::Zstd(Zstd::new(Input::new(blob))?),
+            Compression::Gzip => Codec::Gzip(Gzip::new(Input::new(blob), limits)),
+            Compression::Zstd => Codec::Zstd(Zstd::new(Input::new(blob), limits)?),
         }))
     }
 }

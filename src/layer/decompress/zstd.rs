@@ -2,8 +2,9 @@
 //!
 //! Skippable frames, which zstd:chunked puts at the end, are passed over.
 //! Content checksums are verified where a frame has one. Frames that need a
-//! dictionary or a window larger than [`WINDOW_LOG`] are refused; after the
-//! last frame nothing may follow.
+//! dictionary or a window larger than the limit are refused; after the last
+//! frame nothing may follow. RFC 8878 (3.1.1.1.2) recommends every decoder to
+//! support 8 MiB; zstd(1) needs more only above level 19.
 
 use std::io::{self, Read};
 
@@ -12,11 +13,10 @@ use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use super::input::Input;
 use super::{DecompressError, ZstdProblem};
-use crate::limits::Bound;
+use crate::limits::{Bound, Exceeded, Limits};
 
-/// 8 MiB, what RFC 8878 (§3.1.1.1.2) recommends every decoder to support.
-/// zstd(1) needs more only above level 19.
-const WINDOW_LOG: u32 = Bound::ZstdWindow.default().ilog2();
+/// What the library takes for a largest window, as powers of two.
+const WINDOW_LOGS: std::ops::RangeInclusive<u32> = 10..=27;
 
 pub(super) struct Zstd<R> {
     input: Input<R>,
@@ -24,6 +24,7 @@ pub(super) struct Zstd<R> {
     state: State,
     /// Where the frame being read starts.
     frame: u64,
+    largest_window: u64,
 }
 
 enum State {
@@ -35,11 +36,13 @@ enum State {
 }
 
 impl<R: Read> Zstd<R> {
-    pub(super) fn new(input: Input<R>) -> io::Result<Self> {
+    pub(super) fn new(input: Input<R>, limits: &Limits) -> io::Result<Self> {
         let memory = || DecompressError::Zstd { at: 0, problem: ZstdProblem::Memory };
         let mut decoder = DCtx::try_create().ok_or_else(memory)?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map_err(|_| memory())?;
-        Ok(Self { input, decoder, state: State::Start, frame: 0 })
+        let largest_window = limits.get(Bound::ZstdWindow);
+        let log = largest_window.max(1).ilog2().clamp(*WINDOW_LOGS.start(), *WINDOW_LOGS.end());
+        decoder.set_parameter(DParameter::WindowLogMax(log)).map_err(|_| memory())?;
+        Ok(Self { input, decoder, state: State::Start, frame: 0, largest_window })
     }
 
     pub(super) fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
@@ -57,7 +60,7 @@ impl<R: Read> Zstd<R> {
             match result {
                 Ok(0) => (self.state, self.frame) = (State::Between, self.input.position()),
                 Ok(_) => self.state = State::Frame,
-                Err(code) => return Err(self.refuse(problem(code))),
+                Err(code) => return Err(self.refuse(problem(code, self.largest_window))),
             }
             if produced > 0 {
                 return Ok(produced);
@@ -74,11 +77,11 @@ impl<R: Read> Zstd<R> {
 }
 
 /// Names the library's error. Its codes are negated error numbers.
-fn problem(code: usize) -> ZstdProblem {
+fn problem(code: usize, limit: u64) -> ZstdProblem {
     use ZSTD_ErrorCode::*;
     let is = |known: ZSTD_ErrorCode| code == (known as usize).wrapping_neg();
     if is(ZSTD_error_frameParameter_windowTooLarge) {
-        ZstdProblem::Window
+        ZstdProblem::Window(Exceeded { bound: Bound::ZstdWindow, limit })
     } else if is(ZSTD_error_dictionary_wrong) {
         ZstdProblem::Dictionary
     } else if is(ZSTD_error_checksum_wrong) {

@@ -17,13 +17,13 @@ pub use disk::DiskError;
 pub use sysext::SysextError;
 
 use super::changeset::{ElfMachine, ImageTree, StoreFile, store_content};
-use super::manifest::Manifest;
 use super::rules::Permission;
 use super::squashfs::FileId;
-use super::squashfs::reader::{Limits, ReadError, Reader, Tree};
+use super::squashfs::reader::{ReadError, Reader, Tree};
 use super::tar::EntryPath;
 use super::tar::path::{PathProblem, join};
 use super::tree::{Attributes, Content, Directory, Node};
+use crate::limits::{Bound, Exceeded, Limits};
 use crate::store::Blob;
 use crate::text::Escaped;
 use disk::{Hierarchy, Squashfs};
@@ -66,6 +66,8 @@ pub enum RawError {
     Sysext(#[from] SysextError),
     #[error("cannot read or store the content of `{}`", Escaped::new(.path))]
     Content { path: Vec<u8>, source: io::Error },
+    #[error("its extension-release, which becomes its manifest, is too large")]
+    Release(#[source] Exceeded),
     #[error("the name of `{}` {problem}", Escaped::new(.path))]
     Name { path: Vec<u8>, problem: PathProblem },
 }
@@ -79,7 +81,8 @@ pub fn read(blob: &Blob, terms: &Terms, store: &mut StoreFile<'_>) -> Result<Ext
     let mut root = std::mem::replace(&mut tree.root, directory(Directory::new()));
     let talos = hierarchy == Hierarchy::Root
         && root.children().is_some_and(|children| children.get(MANIFEST).is_some());
-    let mut contents = Contents { reader, tree, store, stored: BTreeMap::new(), modules: BTreeMap::new() };
+    let (stored, modules) = (BTreeMap::new(), BTreeMap::new());
+    let mut contents = Contents { reader, tree, store, limits: terms.limits, stored, modules };
     if talos {
         contents.store_below(b"", &mut root)?;
         let Content::Directory(root) = root.content else { return Err(SysextError::NoRelease.into()) };
@@ -102,6 +105,7 @@ struct Contents<'a, 's> {
     reader: Reader<File>,
     tree: Tree,
     store: &'a mut StoreFile<'s>,
+    limits: Limits,
     /// The reader's numbers, and the store's.
     stored: BTreeMap<FileId, FileId>,
     modules: BTreeMap<FileId, ElfMachine>,
@@ -111,7 +115,7 @@ impl Contents<'_, '_> {
     fn sysext(mut self, mut rootfs: Node, machine: Option<ElfMachine>) -> Result<Extension, RawError> {
         let empty = Directory::new();
         let (name, id) = sysext::release(rootfs.children().unwrap_or(&empty))?;
-        let release = self.start_of(id)?;
+        let release = self.release(id)?;
         let text = sysext::manifest(&name, &release, machine)?;
         let manifest = Content::File(self.store(MANIFEST, text.len() as u64, &mut text.as_bytes())?);
         self.store_below(ROOTFS, &mut rootfs)?;
@@ -125,12 +129,13 @@ impl Contents<'_, '_> {
         Ok(Extension { tree: ImageTree { root, modules: self.modules }, form: Form::Sysext })
     }
 
-    /// As much of a file as a manifest may have.
-    fn start_of(&mut self, id: FileId) -> Result<Vec<u8>, RawError> {
+    /// The whole of a file that may be as large as a manifest.
+    fn release(&mut self, id: FileId) -> Result<Vec<u8>, RawError> {
         let mut bytes = Vec::new();
         if let Some(content) = self.reader.content(&self.tree, id)? {
             let failed = |source| RawError::Content { path: b"extension-release".to_vec(), source };
-            content.take(Manifest::MAX_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
+            self.limits.check(Bound::ManifestYaml, content.size()).map_err(RawError::Release)?;
+            content.take(self.limits.get(Bound::ManifestYaml)).read_to_end(&mut bytes).map_err(failed)?;
         }
         Ok(bytes)
     }
@@ -154,7 +159,7 @@ impl Contents<'_, '_> {
         if let Some(stored) = self.stored.get(&id) {
             return Ok(*stored);
         }
-        let parsed = parse(path)?;
+        let parsed = self.parse(path)?;
         let failed = |source| RawError::Content { path: path.into(), source };
         let content = self.reader.content(&self.tree, id)?;
         let mut content = content.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -165,12 +170,13 @@ impl Contents<'_, '_> {
         Ok(stored)
     }
 
+    fn parse(&self, path: &[u8]) -> Result<EntryPath, RawError> {
+        EntryPath::within(path, &self.limits).map_err(|problem| RawError::Name { path: path.into(), problem })
+    }
+
     fn store(&mut self, path: &[u8], size: u64, content: &mut dyn Read) -> Result<FileId, RawError> {
         let failed = |source| RawError::Content { path: path.into(), source };
-        (self.store)(&parse(path)?, size, content).map_err(failed)
+        let parsed = self.parse(path)?;
+        (self.store)(&parsed, size, content).map_err(failed)
     }
-}
-
-fn parse(path: &[u8]) -> Result<EntryPath, RawError> {
-    EntryPath::parse(path).map_err(|problem| RawError::Name { path: path.into(), problem })
 }

@@ -54,7 +54,7 @@ impl<R: Read> Archive<R> {
                 b'x' | b'g' | b'L' | b'K' => {
                     let bound = check_extension(&header, &extensions).map_err(refuse)?;
                     let data = self.extension(at, header.size, bound)?;
-                    apply(header.typeflag, data, &mut extensions).map_err(refuse)?;
+                    apply(header.typeflag, data, &mut extensions, &self.limits).map_err(refuse)?;
                 }
                 _ => return self.entry(at, header, extensions).map(Some),
             }
@@ -75,8 +75,11 @@ impl<R: Read> Archive<R> {
 
     fn entry(&mut self, at: u64, header: Header, extensions: Extensions) -> Result<Entry, TarError> {
         let name = entry::name(&header, &extensions);
-        let entry =
-            Entry::new(at, header, extensions).map_err(|problem| TarError::Entry { at, name, problem })?;
+        let entry = Entry::new(at, header, extensions, &self.limits).map_err(|problem| TarError::Entry {
+            at,
+            name,
+            problem,
+        })?;
         (self.data, self.padding) = (entry.size, padding(entry.size));
         Ok(entry)
     }
@@ -108,10 +111,15 @@ fn check_extension(header: &Header, before: &Extensions) -> Result<Bound, Proble
     }
 }
 
-fn apply(typeflag: u8, mut data: Vec<u8>, extensions: &mut Extensions) -> Result<(), Problem> {
+fn apply(
+    typeflag: u8,
+    mut data: Vec<u8>,
+    extensions: &mut Extensions,
+    limits: &Limits,
+) -> Result<(), Problem> {
     match typeflag {
         b'g' => pax::check_global(&data).map_err(Problem::Pax)?,
-        b'x' => extensions.pax = Some(Pax::parse(&data).map_err(Problem::Pax)?),
+        b'x' => extensions.pax = Some(Pax::parse(&data, limits).map_err(Problem::Pax)?),
         _ => {
             // The NUL at the end belongs to the format, any other to the name.
             // Without it tarfile reads on.

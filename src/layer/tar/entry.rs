@@ -9,10 +9,7 @@ use super::header::Header;
 use super::path::EntryPath;
 use super::pax::Pax;
 use crate::layer::tree::{Attributes, Xattrs};
-use crate::limits::Bound;
-
-/// Longest symlink target, in bytes: what Linux can hold.
-const MAX_TARGET: usize = Bound::SymlinkTarget.length();
+use crate::limits::{Bound, Limits};
 
 /// One entry of an archive, extensions applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +60,12 @@ pub(super) fn name(header: &Header, extensions: &Extensions) -> Vec<u8> {
 }
 
 impl Entry {
-    pub(super) fn new(at: u64, header: Header, extensions: Extensions) -> Result<Self, Problem> {
+    pub(super) fn new(
+        at: u64,
+        header: Header,
+        extensions: Extensions,
+        limits: &Limits,
+    ) -> Result<Self, Problem> {
         let name = name(&header, &extensions);
         // Whether it is a directory hangs on the name, and parsers differ on which.
         if header.typeflag == 0 && name != header.name {
@@ -71,9 +73,10 @@ impl Entry {
         }
         let pax = extensions.pax.unwrap_or_default();
         let size = pax.size.unwrap_or(header.size);
-        let path = EntryPath::parse(&name).map_err(Problem::Name)?;
+        let path = EntryPath::within(&name, limits).map_err(Problem::Name)?;
         let is_directory_name = name.ends_with(b"/");
-        let kind = kind(header.typeflag, is_directory_name, pax.link.or(extensions.link), &header.link)?;
+        let link = link(header.typeflag, pax.link.or(extensions.link), header.link)?;
+        let kind = kind(header.typeflag, is_directory_name, &link, limits)?;
         match kind {
             Kind::Directory => {}
             _ if path.is_root() => return Err(Problem::Root),
@@ -94,22 +97,21 @@ impl Entry {
     }
 }
 
-fn kind(
-    typeflag: u8,
-    is_directory_name: bool,
-    long_link: Option<Vec<u8>>,
-    link: &[u8],
-) -> Result<Kind, Problem> {
-    if long_link.is_some() && !matches!(typeflag, b'1' | b'2') {
+/// What a link links to, by its extension or its header.
+fn link(typeflag: u8, extended: Option<Vec<u8>>, link: Vec<u8>) -> Result<Vec<u8>, Problem> {
+    if extended.is_some() && !matches!(typeflag, b'1' | b'2') {
         return Err(Problem::DanglingLink);
     }
-    let link = long_link.as_deref().unwrap_or(link);
+    Ok(extended.unwrap_or(link))
+}
+
+fn kind(typeflag: u8, is_directory_name: bool, link: &[u8], limits: &Limits) -> Result<Kind, Problem> {
     match typeflag {
         // V7 has no other mark for directories.
         0 if is_directory_name => Ok(Kind::Directory),
         0 | b'0' => Ok(Kind::File),
-        b'1' => hard_link(link),
-        b'2' => symlink(link),
+        b'1' => hard_link(link, limits),
+        b'2' => symlink(link, limits),
         b'3' | b'4' => Ok(Kind::Device),
         b'5' => Ok(Kind::Directory),
         b'6' => Ok(Kind::Fifo),
@@ -118,14 +120,15 @@ fn kind(
     }
 }
 
-fn hard_link(target: &[u8]) -> Result<Kind, Problem> {
-    let target = EntryPath::parse(target).map_err(Problem::LinkTarget)?;
+fn hard_link(target: &[u8], limits: &Limits) -> Result<Kind, Problem> {
+    let target = EntryPath::within(target, limits).map_err(Problem::LinkTarget)?;
     if target.is_root() { Err(Problem::Root) } else { Ok(Kind::HardLink(target)) }
 }
 
-fn symlink(target: &[u8]) -> Result<Kind, Problem> {
-    if target.is_empty() || target.len() > MAX_TARGET || target.iter().any(u8::is_ascii_control) {
+fn symlink(target: &[u8], limits: &Limits) -> Result<Kind, Problem> {
+    if target.is_empty() || target.iter().any(u8::is_ascii_control) {
         return Err(Problem::SymlinkTarget);
     }
+    limits.check(Bound::SymlinkTarget, target.len() as u64).map_err(Problem::LongSymlinkTarget)?;
     Ok(Kind::Symlink(target.into()))
 }

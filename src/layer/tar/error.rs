@@ -46,8 +46,10 @@ pub enum Problem {
     Name(PathProblem),
     #[error("the hard link's target {0}")]
     LinkTarget(PathProblem),
-    #[error("the symlink's target is empty, too long or has control characters")]
+    #[error("the symlink's target is empty or has control characters")]
     SymlinkTarget,
+    #[error("the symlink's target takes {0},")]
+    LongSymlinkTarget(Exceeded),
     #[error("only a directory may be the root")]
     Root,
     #[error("the name of something other than a directory ends in a slash")]
@@ -79,6 +81,8 @@ pub enum PaxProblem {
     Record,
     #[error("malformed value of `{}`", Escaped::new(.0))]
     Value(Vec<u8>),
+    #[error("`{}` takes {exceeded},", Escaped::new(.key))]
+    Limit { key: Vec<u8>, exceeded: Exceeded },
     #[error("two values of `{}`", Escaped::new(.0))]
     Repeated(Vec<u8>),
     #[error("`{}` may not be set for all entries", Escaped::new(.0))]

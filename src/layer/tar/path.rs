@@ -6,15 +6,8 @@
 
 use std::fmt;
 
-use crate::limits::Bound;
+use crate::limits::{Bound, Exceeded, Limits};
 use crate::text::Escaped;
-
-/// Longest name in an archive, in bytes (Linux' `PATH_MAX`).
-const MAX_PATH: usize = Bound::Path.length();
-/// Longest component, in bytes (Linux' `NAME_MAX`).
-const MAX_COMPONENT: usize = Bound::Component.length();
-/// Most components. Whoever walks a tree may therefore recurse.
-const MAX_DEPTH: usize = Bound::Depth.length();
 
 /// A path below the image's root: components joined by single slashes, empty
 /// for the root itself. Components are bytes, not text.
@@ -32,40 +25,39 @@ pub enum PathProblem {
     Parent,
     #[error("has control characters")]
     Control,
-    #[error("is longer than {MAX_PATH} bytes")]
-    TooLong,
-    #[error("has a component longer than {MAX_COMPONENT} bytes")]
-    ComponentTooLong,
-    #[error("has more than {MAX_DEPTH} components")]
-    TooDeep,
+    #[error("takes {0}")]
+    Limit(Exceeded),
 }
 
 impl EntryPath {
     /// Reads a name: one leading slash and `.` components do not count, one
     /// trailing slash is the mark of a directory. Doubled slashes are refused.
+    /// It keeps to the built-in limits.
     pub fn parse(name: &[u8]) -> Result<Self, PathProblem> {
+        Self::within(name, &Limits::default())
+    }
+
+    /// As [`parse`](Self::parse), with limits of one's own. No limit may be
+    /// higher than trees can be walked by recursion.
+    pub fn within(name: &[u8], limits: &Limits) -> Result<Self, PathProblem> {
         if name.is_empty() {
             return Err(PathProblem::Empty);
         }
-        if name.len() > MAX_PATH {
-            return Err(PathProblem::TooLong);
-        }
+        limits.check(Bound::Path, name.len() as u64).map_err(PathProblem::Limit)?;
         let relative = name.strip_prefix(b"/").unwrap_or(name);
         let bare = relative.strip_suffix(b"/").unwrap_or(relative);
         let mut joined = Vec::with_capacity(bare.len());
         let mut depth = 0;
         if !relative.is_empty() {
             for component in bare.split(|&byte| byte == b'/') {
-                if check_component(component)? == Component::Normal {
+                if check_component(component, limits)? == Component::Normal {
                     joined.extend_from_slice(if depth == 0 { b"" } else { b"/" });
                     joined.extend_from_slice(component);
                     depth += 1;
                 }
             }
         }
-        if depth > MAX_DEPTH {
-            return Err(PathProblem::TooDeep);
-        }
+        limits.check(Bound::Depth, depth).map_err(PathProblem::Limit)?;
         Ok(Self(joined.into()))
     }
 
@@ -116,14 +108,16 @@ enum Component {
     Current,
 }
 
-fn check_component(component: &[u8]) -> Result<Component, PathProblem> {
+fn check_component(component: &[u8], limits: &Limits) -> Result<Component, PathProblem> {
     match component {
         b"" => Err(PathProblem::EmptyComponent),
         b"." => Ok(Component::Current),
         b".." => Err(PathProblem::Parent),
-        _ if component.len() > MAX_COMPONENT => Err(PathProblem::ComponentTooLong),
         _ if component.iter().any(u8::is_ascii_control) => Err(PathProblem::Control),
-        _ => Ok(Component::Normal),
+        _ => match limits.check(Bound::Component, component.len() as u64) {
+            Ok(()) => Ok(Component::Normal),
+            Err(exceeded) => Err(PathProblem::Limit(exceeded)),
+        },
     }
 }
 
@@ -145,7 +139,8 @@ mod tests {
 
     #[test]
     fn names_become_components_or_are_refused() {
-        use PathProblem::{ComponentTooLong, Control, Empty, EmptyComponent, Parent, TooDeep, TooLong};
+        use PathProblem::{Control, Empty, EmptyComponent, Limit, Parent};
+        let over = |bound: Bound| Err(Limit(Exceeded { bound, limit: bound.default() }));
         let (longest, longer) = ("n".repeat(255), "n".repeat(256));
         let (deepest, deeper) = (["d"; 128].join("/"), ["d"; 129].join("/"));
         let too_long = "./".repeat(2048) + "x";
@@ -181,9 +176,9 @@ mod tests {
             ("a\nb", Err(Control)),
             ("a\x1b[31m", Err(Control)),
             ("a\x7f", Err(Control)),
-            (&longer, Err(ComponentTooLong)),
-            (&deeper, Err(TooDeep)),
-            (&too_long, Err(TooLong)),
+            (&longer, over(Bound::Component)),
+            (&deeper, over(Bound::Depth)),
+            (&too_long, over(Bound::Path)),
         ] {
             let path = EntryPath::parse(name.as_bytes());
             assert_eq!(

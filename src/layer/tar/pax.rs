@@ -12,18 +12,13 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::error::PaxProblem;
 use super::number;
 use crate::layer::tree::Xattrs;
-use crate::limits::Bound;
+use crate::limits::{Bound, Limits};
 
 /// libarchive writes base64 without padding, others may not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Longest name and value of an xattr, in bytes (Linux' `XATTR_NAME_MAX`
-/// and `XATTR_SIZE_MAX`).
-const MAX_XATTR_NAME: usize = Bound::XattrName.length();
-const MAX_XATTR_VALUE: usize = Bound::XattrValue.length();
 
 /// What an `x` header says about the next entry.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -65,6 +60,11 @@ impl<'a> Key<'a> {
             b"mtime" => Self::Mtime,
             b"hdrcharset" => Self::Charset,
             b"RHT.security.selinux" => Self::Xattr(b"security.selinux"),
+            // To drop an ACL would give the access that it takes. The names are
+            // those that Linux shows it by, which no rule can allow.
+            b"SCHILY.acl.access" => Self::Xattr(b"system.posix_acl_access"),
+            b"SCHILY.acl.default" => Self::Xattr(b"system.posix_acl_default"),
+            b"SCHILY.acl.ace" => Self::Xattr(b"system.nfs4_acl"),
             b"SCHILY.realsize" => Self::Sparse,
             _ if key.starts_with(b"GNU.sparse.") => Self::Sparse,
             _ => match (key.strip_prefix(b"SCHILY.xattr."), key.strip_prefix(b"LIBARCHIVE.xattr.")) {
@@ -77,16 +77,16 @@ impl<'a> Key<'a> {
 }
 
 impl Pax {
-    pub(super) fn parse(data: &[u8]) -> Result<Self, PaxProblem> {
+    pub(super) fn parse(data: &[u8], limits: &Limits) -> Result<Self, PaxProblem> {
         let mut pax = Self::default();
         for record in Records(data) {
             let (key, value) = record?;
-            pax.set(key, value)?;
+            pax.set(key, value, limits)?;
         }
         Ok(pax)
     }
 
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxProblem> {
+    fn set(&mut self, key: &[u8], value: &[u8], limits: &Limits) -> Result<(), PaxProblem> {
         let malformed = || PaxProblem::Value(key.to_vec());
         let id = || u32::try_from(number::decimal(value).map_err(|_| malformed())?).map_err(|_| malformed());
         let repeated = match Key::classify(key) {
@@ -96,11 +96,11 @@ impl Pax {
             Key::Uid => self.uid.replace(id()?).is_some(),
             Key::Gid => self.gid.replace(id()?).is_some(),
             Key::Mtime => self.mtime.replace(time(value).ok_or_else(malformed)?).is_some(),
-            Key::Xattr(name) => return self.set_xattr(name.to_vec(), value.to_vec()).ok_or_else(malformed),
+            Key::Xattr(name) => return self.set_xattr(key, (name.to_vec(), value.to_vec()), limits),
             Key::EncodedXattr(name) => {
                 let name = percent_decoded(name).ok_or_else(malformed)?;
                 let value = BASE64.decode(value).map_err(|_| malformed())?;
-                return self.set_xattr(name, value).ok_or_else(malformed);
+                return self.set_xattr(key, (name, value), limits);
             }
             // Both say that names are bytes that nobody converts.
             Key::Charset if matches!(value, b"BINARY" | b"ISO-IR 10646 2000 UTF-8") => false,
@@ -112,16 +112,22 @@ impl Pax {
     }
 
     /// bsdtar writes each xattr under both keys: the same value twice is fine.
-    fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Option<()> {
-        if name.is_empty()
-            || name.len() > MAX_XATTR_NAME
-            || value.len() > MAX_XATTR_VALUE
-            || name.iter().any(u8::is_ascii_control)
-        {
-            return None;
+    fn set_xattr(
+        &mut self,
+        key: &[u8],
+        (name, value): (Vec<u8>, Vec<u8>),
+        limits: &Limits,
+    ) -> Result<(), PaxProblem> {
+        let sizes = [(Bound::XattrName, name.len()), (Bound::XattrValue, value.len())];
+        for (bound, size) in sizes {
+            let limit = |exceeded| PaxProblem::Limit { key: key.to_vec(), exceeded };
+            limits.check(bound, size as u64).map_err(limit)?;
+        }
+        if name.is_empty() || name.iter().any(u8::is_ascii_control) {
+            return Err(PaxProblem::Value(key.to_vec()));
         }
         let held = self.xattrs.entry(name).or_insert_with(|| value.clone());
-        (*held == value).then_some(())
+        if *held == value { Ok(()) } else { Err(PaxProblem::Value(key.to_vec())) }
     }
 }
 
@@ -207,6 +213,7 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::layer::tar::fixture::pax_record as record;
+    use crate::limits::Exceeded;
 
     #[test]
     fn records_override_headers() {
@@ -223,9 +230,11 @@ mod tests {
             record("SCHILY.xattr.user.a", b"x\0y"),
             record("LIBARCHIVE.xattr.user.a", b"eAB5"),
             record("LIBARCHIVE.xattr.user.%62%25", b"eA"),
+            record("SCHILY.acl.access", b"user::rw-"),
         ]
         .concat();
-        let xattrs = [("user.a", "x\0y"), ("user.b%", "x")].map(|(n, v)| (n.into(), v.into()));
+        let acl = ("system.posix_acl_access", "user::rw-");
+        let xattrs = [acl, ("user.a", "x\0y"), ("user.b%", "x")].map(|(n, v)| (n.into(), v.into()));
         let expected = Pax {
             path: Some(b"a/b".to_vec()),
             link: Some(b"c\nd=e".to_vec()),
@@ -235,7 +244,7 @@ mod tests {
             mtime: Some(1_700_000_000),
             xattrs: xattrs.into(),
         };
-        assert_eq!(Pax::parse(&data), Ok(expected));
+        assert_eq!(Pax::parse(&data, &Limits::default()), Ok(expected));
     }
 
     #[test]
@@ -259,6 +268,11 @@ mod tests {
     fn ambiguous_headers_are_refused() {
         let value = |key: &str| PaxProblem::Value(key.into());
         let sparse = |key: &str| PaxProblem::Sparse(key.into());
+        let long = format!("SCHILY.xattr.{}", "x".repeat(256));
+        let over = |key: &str, bound: Bound| {
+            let exceeded = Exceeded { bound, limit: bound.default() };
+            PaxProblem::Limit { key: key.into(), exceeded }
+        };
         let twice = |key: &str, a: &[u8], b: &[u8]| [record(key, a), record(key, b)].concat();
         for (data, expected) in [
             (b"9 a=b".to_vec(), PaxProblem::Record),
@@ -292,13 +306,15 @@ mod tests {
             (record("LIBARCHIVE.xattr.a%2", b"eA"), value("LIBARCHIVE.xattr.a%2")),
             (record("LIBARCHIVE.xattr.a%+2", b"eA"), value("LIBARCHIVE.xattr.a%+2")),
             (twice("SCHILY.xattr.a", b"x", b"y"), value("SCHILY.xattr.a")),
+            (record("SCHILY.xattr.a", &[0; 65_537]), over("SCHILY.xattr.a", Bound::XattrValue)),
+            (record(&long, b""), over(&long, Bound::XattrName)),
             (twice("path", b"a", b"a"), PaxProblem::Repeated(b"path".to_vec())),
             (twice("size", b"1", b"2"), PaxProblem::Repeated(b"size".to_vec())),
             (record("GNU.sparse.major", b"1"), sparse("GNU.sparse.major")),
             (record("GNU.sparse.map", b"0,1"), sparse("GNU.sparse.map")),
             (record("SCHILY.realsize", b"1"), sparse("SCHILY.realsize")),
         ] {
-            assert_eq!(Pax::parse(&data), Err(expected), "{}", data.escape_ascii());
+            assert_eq!(Pax::parse(&data, &Limits::default()), Err(expected), "{}", data.escape_ascii());
         }
     }
 

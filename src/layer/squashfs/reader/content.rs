@@ -13,6 +13,7 @@ use super::Reader;
 use super::error::ReadError;
 use super::inode::{File, Fragment};
 use crate::layer::squashfs::format::{HOLE, RAW_BLOCK, Superblock};
+use crate::limits::{Bound, Exceeded};
 
 /// Fragment blocks that are kept, of at most 1 MiB each.
 const KEPT: usize = 4;
@@ -122,7 +123,8 @@ impl<F: FileExt> Reader<F> {
         let mut record = self.metadata.record(self.layout.fragment_table, index, RECORD)?;
         let (at, stored) = (self.metadata.u64(&mut record)?, self.metadata.u32(&mut record)?);
         let block: Rc<[u8]> = self.block(at, stored, self.layout.block_size as usize)?.into();
-        let too_long = ReadError::TooLong(self.limits.bytes);
+        let bound = Bound::ImageBytes;
+        let too_long = Exceeded { bound, limit: self.limits.get(bound) };
         self.fragments.left = self.fragments.left.checked_sub(block.len() as u64).ok_or(too_long)?;
         if self.fragments.kept.len() >= KEPT {
             self.fragments.kept.remove(0);

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::layer::tar::path::PathProblem;
+use crate::limits::Exceeded;
 use crate::text::Escaped;
 
 /// Why an image cannot be read. Places are bytes from the image's start.
@@ -36,12 +37,8 @@ pub enum ReadError {
     Name(PathProblem),
     #[error("`{}`", Escaped::new(.path))]
     At { path: Vec<u8>, source: Box<ReadError> },
-    #[error("the image has more entries than the {0} allowed")]
-    TooManyEntries(u32),
-    #[error("the image has longer names, link targets and xattrs than the {0} bytes allowed")]
-    NamesTooLong(u32),
-    #[error("the image has more than the {0} bytes allowed in files and fragments")]
-    TooLong(u64),
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
 }
 
 impl ReadError {

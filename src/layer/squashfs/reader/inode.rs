@@ -12,9 +12,7 @@ use super::error::ReadError;
 use super::metadata::Place;
 use crate::layer::squashfs::format::{NO_FRAGMENT, NO_XATTR};
 use crate::layer::tree::Attributes;
-
-/// Longest target of a symlink, in bytes (Linux' `PATH_MAX` less a NUL).
-const MAX_TARGET: u32 = 4095;
+use crate::limits::Bound;
 
 pub(super) struct Inode {
     pub(super) number: u32,
@@ -144,12 +142,13 @@ impl<F: FileExt> Reader<F> {
 
     fn symlink(&mut self, at: &mut Place, extended: bool, number: u32) -> Result<Rest, ReadError> {
         let (links, length) = (self.metadata.u32(at)?, self.metadata.u32(at)?);
-        if length == 0 || length > MAX_TARGET {
-            return Err(ReadError::Inode { number, problem: "has a target that is empty or too long" });
+        if length == 0 {
+            return Err(ReadError::Inode { number, problem: "has a target that is empty" });
         }
+        self.limits.check(Bound::SymlinkTarget, length.into())?;
         let target = self.metadata.bytes(at, length as usize)?;
-        if target.contains(&0) {
-            return Err(ReadError::Inode { number, problem: "has a target with a NUL in it" });
+        if target.iter().any(u8::is_ascii_control) {
+            return Err(ReadError::Inode { number, problem: "has a target with control characters" });
         }
         let xattr = if extended { self.metadata.u32(at)? } else { NO_XATTR };
         Ok(Rest { links, xattr, kind: Kind::Symlink(target) })

@@ -6,10 +6,11 @@
 
 use std::os::unix::fs::FileExt;
 
+use super::Reader;
 use super::error::ReadError;
 use super::metadata::Place;
-use super::{Budget, Reader};
 use crate::layer::squashfs::format::DIRECTORY_RUN;
+use crate::limits::{Bound, Budget};
 
 /// Bytes of a header, and of an entry without its name.
 const HEADER: u32 = 12;
@@ -48,9 +49,9 @@ impl<F: FileExt> Reader<F> {
                 return Err(ReadError::Listing("has a header for more than 256 entries"));
             }
             for _ in 0..=count {
-                budget.take_entry()?;
+                budget.spend(Bound::Entries, 1)?;
                 let entry = self.entry(&mut at, &run, &mut left)?;
-                budget.take_names(entry.name.len())?;
+                budget.spend(Bound::Names, entry.name.len() as u64)?;
                 if entries.last().is_some_and(|last| last.name >= entry.name) {
                     return Err(ReadError::Listing("is not sorted or has a name twice"));
                 }

@@ -1,6 +1,6 @@
 //! A reader of squashfs 4.0 images that strangers made.
 //!
-//! In: a file, where the image is in it, and [`Limits`]. Out: the tree, in
+//! In: a file, where the image is in it, and limits. Out: the tree, in
 //! memory, and the content of each of its files. The kernel never sees the
 //! image. Invariants: every place, count, size and total is checked before it
 //! is used; work and memory are bounded by the limits, whatever the image
@@ -27,23 +27,13 @@ pub use error::ReadError;
 use super::FileId;
 use crate::layer::rules::Permission;
 use crate::layer::tree::Node;
+use crate::limits::{Bound, Limits};
 use content::Fragments;
 use inode::Kind;
 use metadata::{Metadata, Place};
 use superblock::Layout;
 use walk::Walk;
 use window::Window;
-
-/// What an image may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Files, directories and all other names.
-    pub entries: u32,
-    /// Bytes of all names, link targets and xattrs.
-    pub names: u32,
-    /// Bytes of all files.
-    pub bytes: u64,
-}
 
 /// An opened image.
 pub struct Reader<F> {
@@ -78,11 +68,9 @@ impl<F: FileExt> Reader<F> {
         let mut window = Window::new(file, range);
         let (layout, decoder) = superblock::read(&mut window)?;
         // The root is no entry of a directory.
-        if layout.inodes > limits.entries.saturating_add(1) {
-            return Err(ReadError::TooManyEntries(limits.entries));
-        }
+        limits.check(Bound::Entries, u64::from(layout.inodes).saturating_sub(1))?;
         let metadata = Metadata::new(window, decoder);
-        let fragments = Fragments { left: limits.bytes, kept: Vec::new() };
+        let fragments = Fragments { left: limits.get(Bound::ImageBytes), kept: Vec::new() };
         let mut reader = Self { metadata, layout, limits, ids: Vec::new(), xattr_table: None, fragments };
         for index in 0..u32::from(layout.ids) {
             let mut at = reader.metadata.record(layout.id_table, index, size_of::<u32>())?;
@@ -108,32 +96,6 @@ impl<F: FileExt> Reader<F> {
             Kind::File(file) if file.size == stored.size => Ok(Some(Content::new(self, file))),
             _ => Err(ReadError::Inode { number: inode.number, problem: "changed while it was read" }),
         }
-    }
-}
-
-/// What the rest of an image may cost.
-struct Budget {
-    left: Limits,
-    limits: Limits,
-}
-
-impl Budget {
-    fn take_entry(&mut self) -> Result<(), ReadError> {
-        let left = self.left.entries.checked_sub(1);
-        self.left.entries = left.ok_or(ReadError::TooManyEntries(self.limits.entries))?;
-        Ok(())
-    }
-
-    fn take_names(&mut self, bytes: usize) -> Result<(), ReadError> {
-        let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.names.checked_sub(bytes));
-        self.left.names = left.ok_or(ReadError::NamesTooLong(self.limits.names))?;
-        Ok(())
-    }
-
-    fn take_bytes(&mut self, bytes: u64) -> Result<(), ReadError> {
-        let left = self.left.bytes.checked_sub(bytes);
-        self.left.bytes = left.ok_or(ReadError::TooLong(self.limits.bytes))?;
-        Ok(())
     }
 }
 

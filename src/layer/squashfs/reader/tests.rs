@@ -6,7 +6,10 @@ use crate::layer::tree::{Attributes, Content as TreeContent, Directory};
 use std::fs::File;
 use std::io::{self, Write};
 
-const LIMITS: Limits = Limits { entries: 100, names: 4096, bytes: 1 << 20 };
+fn limits() -> Limits {
+    let names = Limits::default().with(Bound::Names, 4096);
+    names.with(Bound::Entries, 100).with(Bound::ImageBytes, 1 << 20)
+}
 
 /// `a/inner`, `b/`, `big` (two blocks and a tail) and `link`, uncompressed.
 /// Inodes: 1 root, 2 a, 3 b, 4 big, 5 link, 6 inner.
@@ -64,7 +67,7 @@ fn entry(image: &[u8], name: &[u8]) -> usize {
 fn open(image: &[u8]) -> Result<(Reader<File>, Tree), ReadError> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(image).unwrap();
-    let mut reader = Reader::open(file, 0..image.len() as u64, LIMITS)?;
+    let mut reader = Reader::open(file, 0..image.len() as u64, limits())?;
     let tree = reader.tree(Permission::Refuse)?;
     Ok((reader, tree))
 }
@@ -97,7 +100,12 @@ type Place = fn(&[u8]) -> usize;
 const BROKEN: &[(&str, Place, &[u8], &str)] = &[
     ("magic", |_| 0, b"sqsh", "it is no squashfs 4.0 image"),
     ("version", |_| 28, &[3, 0], "it is no squashfs 4.0 image"),
-    ("huge count of inodes", |_| 4, &[0xff; 4], "the image has more entries than the 100 allowed"),
+    (
+        "huge count of inodes",
+        |_| 4,
+        &[0xff; 4],
+        "more than the limit of 100 for entries of an image, and directories that they imply (plywood.limits.entries)",
+    ),
     ("no inodes", |_| 4, &[0; 4], "its superblock announces no inodes"),
     ("block size", |_| 12, &[1, 0x10, 0, 0], "its superblock has a block size that is no power of two"),
     ("small block size", |_| 12, &[0, 8, 0, 0], "its superblock has a block size that is not allowed"),
@@ -155,15 +163,15 @@ const BROKEN: &[(&str, Place, &[u8], &str)] = &[
         "long target",
         |image| inode(image, 5) + 20,
         &[0, 0, 0, 0x80],
-        "`link`: inode 5 has a target that is empty or too long",
+        "`link`: more than the limit of 4095 bytes for one symlink's target (Linux has no longer ones)",
     ),
+    ("empty target", |image| inode(image, 5) + 20, &[0; 4], "`link`: inode 5 has a target that is empty"),
     (
-        "empty target",
-        |image| inode(image, 5) + 20,
-        &[0; 4],
-        "`link`: inode 5 has a target that is empty or too long",
+        "NUL in a target",
+        |image| inode(image, 5) + 24,
+        &[0],
+        "`link`: inode 5 has a target with control characters",
     ),
-    ("NUL in a target", |image| inode(image, 5) + 24, &[0], "`link`: inode 5 has a target with a NUL in it"),
     (
         "fragment out of range",
         |image| inode(image, 4) + 20,
@@ -180,7 +188,7 @@ const BROKEN: &[(&str, Place, &[u8], &str)] = &[
         "huge file",
         |image| inode(image, 4) + 28,
         &[0xff; 4],
-        "`big`: the image has more than the 1048576 bytes allowed in files and fragments",
+        "`big`: more than the limit of 1MiB for all content of an image, uncompressed (plywood.limits.bytes)",
     ),
     (
         "data in the superblock",
@@ -320,14 +328,17 @@ fn a_file_has_as_many_names_as_links() {
 fn limits_hold() {
     let good = image();
     for (limits, expected) in [
-        (Limits { entries: 4, ..LIMITS }, "the image has more entries than the 4 allowed"),
         (
-            Limits { names: 19, ..LIMITS },
-            "the image has longer names, link targets and xattrs than the 19 bytes allowed",
+            limits().with(Bound::Entries, 4),
+            "more than the limit of 4 for entries of an image, and directories that they imply (plywood.limits.entries)",
         ),
         (
-            Limits { bytes: 9004, ..LIMITS },
-            "the image has more than the 9004 bytes allowed in files and fragments",
+            limits().with(Bound::Names, 19),
+            "more than the limit of 19 bytes for all names, link targets and xattrs of an image (plywood.limits.names)",
+        ),
+        (
+            limits().with(Bound::ImageBytes, 9004),
+            "more than the limit of 9004 bytes for all content of an image, uncompressed (plywood.limits.bytes)",
         ),
     ] {
         let mut file = tempfile::tempfile().unwrap();

@@ -13,12 +13,13 @@ use super::error::ReadError;
 use super::inode::{Inode, Kind};
 use super::listing::Entry;
 use super::metadata::Place;
-use super::{Budget, Reader, Stored, Tree};
+use super::{Reader, Stored, Tree};
 use crate::layer::rules::Permission;
 use crate::layer::squashfs::FileId;
 use crate::layer::tar::EntryPath;
 use crate::layer::tar::path::join;
 use crate::layer::tree::{Content, Directory, Node};
+use crate::limits::{Bound, Budget};
 
 /// A directory whose children are being read.
 struct Frame {
@@ -49,7 +50,7 @@ pub(super) struct Walk<'r, F> {
 
 impl<'r, F: FileExt> Walk<'r, F> {
     pub(super) fn new(reader: &'r mut Reader<F>, hard_links: Permission) -> Self {
-        let budget = Budget { left: reader.limits, limits: reader.limits };
+        let budget = Budget::new(reader.limits);
         let seen = vec![false; reader.layout.inodes as usize];
         Self { reader, hard_links, budget, seen, several: HashMap::new(), files: Vec::new() }
     }
@@ -95,7 +96,7 @@ impl<'r, F: FileExt> Walk<'r, F> {
     }
 
     fn visit(&mut self, path: &[u8], entry: &Entry) -> Result<Visited, ReadError> {
-        EntryPath::parse(path).map_err(ReadError::Name)?;
+        EntryPath::within(path, &self.reader.limits).map_err(ReadError::Name)?;
         let inode = self.reader.inode(entry.inode)?;
         let number = inode.number;
         if (inode.number, inode.basic) != (entry.number, entry.basic) {
@@ -106,7 +107,7 @@ impl<'r, F: FileExt> Walk<'r, F> {
                 (Permission::Refuse, _) => Content::HardLink(first.path.as_slice().into()),
                 (Permission::Allow, content) => content.clone(),
             };
-            self.budget.take_names(first.path.len())?;
+            self.budget.spend(Bound::Names, first.path.len() as u64)?;
             return self.node(&inode, content).map(Visited::Node);
         }
         self.see(&inode)?;
@@ -115,7 +116,7 @@ impl<'r, F: FileExt> Walk<'r, F> {
         }
         let content = self.content(&inode, entry.inode)?;
         if inode.links > 1 {
-            self.budget.take_names(path.len())?;
+            self.budget.spend(Bound::Names, path.len() as u64)?;
             self.several
                 .insert(number, First { path: path.into(), place: entry.inode, content: content.clone() });
         }
@@ -139,13 +140,13 @@ impl<'r, F: FileExt> Walk<'r, F> {
     fn content(&mut self, inode: &Inode, place: Place) -> Result<Content, ReadError> {
         Ok(match &inode.kind {
             Kind::File(file) => {
-                self.budget.take_bytes(file.size)?;
+                self.budget.spend(Bound::ImageBytes, file.size)?;
                 let id = FileId::new(self.files.len() as u32);
                 self.files.push(Stored { place, size: file.size });
                 Content::File(id)
             }
             Kind::Symlink(target) => {
-                self.budget.take_names(target.len())?;
+                self.budget.spend(Bound::Names, target.len() as u64)?;
                 Content::Symlink(target.as_slice().into())
             }
             Kind::Device => Content::Device,

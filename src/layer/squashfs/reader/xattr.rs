@@ -6,16 +6,14 @@
 
 use std::os::unix::fs::FileExt;
 
+use super::Reader;
 use super::error::ReadError;
 use super::metadata::Place;
-use super::{Budget, Reader};
 use crate::layer::tree::Xattrs;
+use crate::limits::{Bound, Budget};
 
 /// In the namespace of a pair: its value is elsewhere.
 const ELSEWHERE: u16 = 0x100;
-/// Linux' limits, `XATTR_NAME_MAX` and `XATTR_SIZE_MAX`.
-const MAX_NAME: usize = 255;
-const MAX_VALUE: u32 = 64 << 10;
 /// What a pair takes in memory besides its name and value, in bytes.
 const OVERHEAD: usize = 64;
 /// Bytes of a set's record.
@@ -46,7 +44,7 @@ impl<F: FileExt> Reader<F> {
         let count = self.metadata.u32(&mut record)?;
         let mut set = Xattrs::new();
         for _ in 0..count {
-            budget.take_names(OVERHEAD)?;
+            budget.spend(Bound::Names, OVERHEAD as u64)?;
             let (name, value) = self.pair(&mut at, pairs, budget)?;
             if set.insert(name, value).is_some() {
                 return Err(ReadError::Xattrs("have a name twice"));
@@ -68,13 +66,14 @@ impl<F: FileExt> Reader<F> {
             2 => b"security.",
             _ => return Err(ReadError::Xattrs("have an unknown namespace")),
         };
-        if length == 0 || length > MAX_NAME {
-            return Err(ReadError::Xattrs("have a name that is empty or longer than 255 bytes"));
+        if length == 0 {
+            return Err(ReadError::Xattrs("have a name that is empty"));
         }
-        budget.take_names(length)?;
+        self.limits.check(Bound::XattrName, (prefix.len() + length) as u64)?;
+        budget.spend(Bound::Names, length as u64)?;
         let name = [prefix, &self.metadata.bytes(at, length)?].concat();
-        if name.contains(&0) {
-            return Err(ReadError::Xattrs("have a name with a NUL in it"));
+        if name.iter().any(u8::is_ascii_control) {
+            return Err(ReadError::Xattrs("have a name with control characters"));
         }
         let value = if namespace & ELSEWHERE == 0 {
             self.value(at, budget)?
@@ -89,10 +88,8 @@ impl<F: FileExt> Reader<F> {
 
     fn value(&mut self, at: &mut Place, budget: &mut Budget) -> Result<Vec<u8>, ReadError> {
         let length = self.metadata.u32(at)?;
-        if length > MAX_VALUE {
-            return Err(ReadError::Xattrs("have a value longer than 64 KiB"));
-        }
-        budget.take_names(length as usize)?;
+        self.limits.check(Bound::XattrValue, length.into())?;
+        budget.spend(Bound::Names, length.into())?;
         self.metadata.bytes(at, length as usize)
     }
 }
