@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lan::{DhcpServer, Host, Manners, advertise_router, cable};
+use lan::{DhcpServer, Host, Manners, TimeServer, advertise_router, cable, time_answer};
 use plywood::sys::net::{
     Address, Link, MacAddress, NetError, NetworkState, Requests, Route, Rtnetlink, Via, configure,
 };
+use plywood::sys::sntp;
 use tempfile::TempDir;
 
 /// The last line of every resolv.conf.
@@ -426,4 +427,46 @@ fn resolv_conf_comes_back_as_it_was() {
     let state = machine.configure(&[("ip", "10.9.0.5:::24::eth0:none")]).unwrap();
     assert!(state.nameservers().is_empty());
     assert_eq!(fs::read_link(&path).unwrap(), PathBuf::from("/run/not/there"));
+}
+
+#[test]
+fn a_time_server_is_believed_only_where_it_answers_the_question() {
+    // 1 January 2026, in both eras.
+    const SINCE_1970: u64 = 1_767_225_600;
+    const SINCE_1900: u32 = (SINCE_1970 + 2_208_988_800) as u32;
+    type Answers = fn(&[u8]) -> Vec<Vec<u8>>;
+    let polite: Answers = |question| vec![time_answer(question, SINCE_1900 + 9)];
+    let forged: Answers = |question| {
+        let mut forged = time_answer(question, SINCE_1900 + 99_999);
+        forged[24] ^= 1;
+        vec![vec![], forged, question.to_vec(), time_answer(question, SINCE_1900 + 9)]
+    };
+    let refusing: Answers = |question| {
+        let mut refusal = time_answer(question, SINCE_1900);
+        refusal[1] = 0;
+        refusal[12..16].copy_from_slice(b"DENY");
+        vec![refusal]
+    };
+    let silent: Answers = |_| vec![];
+    for (rule, answers, expected) in [
+        ("polite", polite, Ok(SINCE_1970 + 9)),
+        ("forged answers come first", forged, Ok(SINCE_1970 + 9)),
+        ("refusing", refusing, Err("10.9.0.1:123 refuses to tell: DENY")),
+        ("silent", silent, Err("no answer from 10.9.0.1")),
+    ] {
+        let (machine, lan) = (Machine::new(), Host::new());
+        cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+        let _server = TimeServer::start(&lan, answers);
+        machine.configure(&[("ip", "10.9.0.5:::24::eth0:none")]).unwrap();
+        let time = machine.host.run(|| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            sntp::query("10.9.0.1", Duration::from_secs(SINCE_1970), deadline)
+        });
+        let time = time.map(|time| time.as_secs()).map_err(|error| error.to_string());
+        match (time, expected) {
+            // A busy machine may take a second for question and answer.
+            (Ok(time), Ok(expected)) => assert!(expected <= time && time < expected + 10, "{rule}: {time}"),
+            (time, expected) => assert_eq!(time, expected.map_err(str::to_owned), "{rule}"),
+        }
+    }
 }

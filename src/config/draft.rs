@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::network::{AfterBoot, Network};
 use super::settings::{
     Compression, Downloads, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay,
     Permission, Rules, Timeouts, Writable,
@@ -61,6 +62,9 @@ pub(super) struct Draft {
     pub connect: Setting<Duration>,
     pub idle: Setting<Duration>,
     pub total: Setting<Duration>,
+    pub network_timeout: Setting<Duration>,
+    pub after_boot: Setting<AfterBoot>,
+    pub time_servers: Vec<String>,
     pub first_byte: Setting<Duration>,
     pub longest_pause: Setting<Duration>,
     pub parallel: Setting<NonZeroU32>,
@@ -198,6 +202,11 @@ impl Draft {
                 minimum_rate: value_or(self.minimum_rate, downloads.minimum_rate),
             },
             proxies: self.proxies,
+            network: Network {
+                timeout: value_or(self.network_timeout, Network::default().timeout),
+                after_boot: value_or_default(self.after_boot),
+                time_servers: self.time_servers,
+            },
             keep_generations: value_or(self.keep_generations, DEFAULT_KEEP_GENERATIONS),
             boot_attempts: value_or(self.boot_attempts, DEFAULT_BOOT_ATTEMPTS),
             watchdog: self.watchdog.map(|given| given.value),

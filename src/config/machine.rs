@@ -1,10 +1,10 @@
 //! The machine configuration document and what plywood reads of `machine`:
-//! `install.extensions`, `registries`, `env` and `kernel.modules`. The rest is for
+//! `install.extensions`, `registries`, `env`, `time` and `kernel.modules`. The rest is for
 //! Talos and passed over.
 
 use super::draft::{Draft, ExtensionDraft, add, given};
 use super::settings::{KernelModule, OnFailure, parse_module_name, parse_module_parameter, parse_path};
-use super::{plywood, registries};
+use super::{network, plywood, registries};
 use crate::oci::registries::PROXY_VARIABLES;
 use crate::text::Escaped;
 use crate::yaml::{Cursor, Fields};
@@ -55,6 +55,9 @@ fn read_machine(mut fields: Fields<'_>, draft: &mut Draft) {
     }
     if let Some(environment) = fields.optional("env") {
         read_environment(&environment, draft);
+    }
+    if let Some(time) = fields.optional("time").and_then(|at| at.fields()) {
+        network::read_time(time, draft);
     }
     if let Some(registries) = fields.optional("registries").and_then(|at| at.fields()) {
         registries::read(registries, draft);

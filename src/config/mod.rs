@@ -12,6 +12,7 @@ pub mod auth_file;
 pub mod cmdline;
 mod draft;
 mod machine;
+mod network;
 mod plywood;
 mod registries;
 mod settings;
@@ -28,6 +29,7 @@ use crate::oci::Registries;
 use crate::oci::registries::Proxies;
 pub use crate::yaml::{Place, Problem, Problems, Source};
 use draft::Draft;
+pub use network::{AfterBoot, Network};
 pub use settings::{
     Compression, Downloads, Extension, Hierarchies, KernelModule, LayerOptions, OnFailure, Overlay,
     Permission, Rules, Timeouts, Writable, parse_block_size, parse_compression,
@@ -48,6 +50,7 @@ pub struct Config {
     layer: LayerOptions,
     limits: Limits,
     timeouts: Timeouts,
+    network: Network,
     downloads: Downloads,
     proxies: Proxies,
     keep_generations: NonZeroU32,
@@ -116,6 +119,11 @@ impl Config {
     /// What the environment section says of proxies.
     pub fn proxies(&self) -> &Proxies {
         &self.proxies
+    }
+
+    /// The network and the clock of early boot.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     pub fn keep_generations(&self) -> NonZeroU32 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::draft::{Draft, add, once};
 use super::machine::ON_FAILURE;
+use super::network;
 use super::settings::{
     Hierarchies, Permission, Writable, parse_block_size, parse_compression, parse_path, parse_xattr_name,
 };
@@ -41,6 +42,9 @@ pub(super) fn read(mut fields: Fields<'_>, draft: &mut Draft) {
     }
     if let Some(timeouts) = section(&mut fields, "timeouts") {
         read_timeouts(timeouts, draft);
+    }
+    if let Some(network) = section(&mut fields, "network") {
+        network::read(network, draft);
     }
     once(&mut draft.keep_generations, fields.optional("keepGenerations"), read_count);
     once(&mut draft.boot_attempts, fields.optional("bootAttempts"), |at| at.parse_with(parse_attempts));
@@ -183,7 +187,7 @@ fn read_count(at: &Cursor<'_>) -> Option<NonZeroU32> {
     NonZeroU32::new(at.parse_with(parse_count)?)
 }
 
-fn read_timeout(at: &Cursor<'_>) -> Option<Duration> {
+pub(super) fn read_timeout(at: &Cursor<'_>) -> Option<Duration> {
     let timeout = at.parse_with(parse_duration)?;
     if timeout.is_zero() {
         at.problem("a timeout is longer than nothing");

@@ -9,6 +9,7 @@ mod blob;
 mod generation;
 mod layer;
 mod record;
+mod time;
 mod trials;
 
 use std::fs::{self, File, Permissions};

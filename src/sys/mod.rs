@@ -5,6 +5,7 @@
 //! was for. Uses nothing else of plywood.
 
 pub mod block;
+pub mod clock;
 pub mod deadline;
 pub mod dhcp;
 pub mod directory;
@@ -16,7 +17,9 @@ pub mod mount;
 pub mod net;
 pub mod power;
 pub mod process;
+mod random;
 mod signal;
+pub mod sntp;
 pub mod switch_root;
 mod sysfs;
 pub mod uevent;

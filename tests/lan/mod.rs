@@ -197,6 +197,46 @@ fn option(message: &[u8], code: u8) -> Option<Vec<u8>> {
     }
 }
 
+/// A time server that answers each question with these datagrams, made from
+/// it. Stops when dropped.
+pub struct TimeServer(Arc<AtomicBool>);
+
+impl Drop for TimeServer {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl TimeServer {
+    pub fn start(host: &Host, answers: fn(&[u8]) -> Vec<Vec<u8>>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = stop.clone();
+        host.run(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 123)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while !ended.load(Ordering::Relaxed) {
+                    let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+                    for answer in answers(&buffer[..length]) {
+                        socket.send_to(&answer, client).unwrap();
+                    }
+                }
+            });
+        });
+        Self(stop)
+    }
+}
+
+/// An answer to a question that says `seconds` since 1900 (RFC 5905, 7.3).
+pub fn time_answer(question: &[u8], seconds: u32) -> Vec<u8> {
+    let mut answer = vec![0; 48];
+    answer[..2].copy_from_slice(&[0x24, 1]);
+    answer[24..32].copy_from_slice(&question[40..48]);
+    answer[40..44].copy_from_slice(&seconds.to_be_bytes());
+    answer
+}
+
 /// An IPv6 router for 2001:db8::/64 with the name servers 2001:db8::1 and
 /// fe80::1. Stops when dropped.
 pub struct Router(Arc<AtomicBool>);

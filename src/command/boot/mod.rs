@@ -5,6 +5,7 @@
 //! on in one place, [`Boot::mount_first_that_works`]; process 1 never returns
 //! and never panics out.
 
+mod clock;
 mod emergency;
 mod network;
 mod overlay;
@@ -25,7 +26,7 @@ use super::assemble::{self, Assembly};
 use super::list::Report;
 use super::machine::{self, Machine};
 use crate::config::cmdline::{BootParameters, CommandLine, Parameter};
-use crate::config::{KernelModule, Source};
+use crate::config::{AfterBoot, KernelModule, Source};
 use crate::error::Error;
 use crate::mount::Attached;
 use crate::oci::Digest;
@@ -35,6 +36,7 @@ use crate::sys::loopdev::LoopDevice;
 use crate::sys::module::Modules;
 use crate::sys::switch_root::{NewRoot, Pivot};
 use emergency::Fate;
+use network::Connection;
 use root::SYSROOT;
 pub use state::STATE;
 use timeline::Timeline;
@@ -61,6 +63,10 @@ pub struct Boot {
     trials: Trials,
     /// What the booted generation's configuration asks for.
     configured_modules: Vec<KernelModule>,
+    /// What it wants done with the network in the end.
+    after_boot: AfterBoot,
+    connection: Connection,
+    has_asked_time: bool,
 }
 
 /// Process 1 in an initramfs. Never returns: a boot that cannot go on ends in
@@ -84,8 +90,10 @@ pub fn hook(root: &Path) -> Result<(), Error> {
     let mut boot = Boot::new((line, parameters))?;
     boot.root = root.into();
     boot.load_needed_modules();
+    clock::settle();
     let Mounted { report, .. } = boot.mount_first_that_works()?;
     boot.load_configured_modules();
+    boot.leave_network();
     report::save(&report, &boot.timeline);
     Ok(())
 }
@@ -144,6 +152,9 @@ impl Boot {
             has_no_store: false,
             trials: Trials::default(),
             configured_modules: Vec::new(),
+            after_boot: AfterBoot::default(),
+            connection: Connection::Untried,
+            has_asked_time: false,
         })
     }
 
@@ -151,10 +162,14 @@ impl Boot {
     fn run(mut self) -> Result<Infallible, Error> {
         self.load_modules();
         self.timeline.done("modules");
+        // Later than the driver of the hardware clock, which sets it too.
+        clock::settle();
         self.mount_root()?;
         self.timeline.done("root");
+        self.bring_up_needed_network();
         let Mounted { new_root, report } = self.mount_first_that_works()?;
         self.load_configured_modules();
+        self.leave_network();
         report::save(&report, &self.timeline);
         // What the kernel made of its command line for its first process:
         // words it does not know, and what follows `--`.
@@ -334,7 +349,7 @@ impl Boot {
         };
         let plan = assembly.plan(current);
         self.timeline.done("plan");
-        let generation = assembly.perform(&plan, &lock, &mut || self.bring_up_network())?;
+        let generation = assembly.perform(&plan, &lock, &mut || self.connect(config.network()))?;
         self.timeline.done("layers");
         Ok(generation)
     }

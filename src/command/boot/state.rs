@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::Boot;
+use super::clock;
 use super::overlay::directory_on;
 use super::root::device_deadline;
 use crate::error::Error;
@@ -38,6 +39,9 @@ impl Boot {
         }
         let store = Rc::new(Store::open(target)?);
         self.store = Some(Rc::clone(&store));
+        if let Some(time) = store.newest_change() {
+            clock::advance(time, "the newest change of the store");
+        }
         self.timeline.done("state");
         Ok(store)
     }

@@ -22,9 +22,9 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use super::date::Utc;
 use crate::oci::registries::{Authorities, Tls};
 use crate::text::Escaped;
+use crate::text::Utc;
 
 /// Why a TLS connection did not come about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 use self::exchange::Exchange;
+use super::random::random;
 use super::{Error, failed};
 
 pub use self::message::{Identity, MessageError, Question, Reply, class_prefix, mask_prefix};
@@ -146,20 +147,4 @@ fn bind_to_device(socket: &OwnedFd, device: &str) -> io::Result<()> {
 
 fn errno(error: &io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)
-}
-
-/// A number that others on the link cannot foresee. Early in the boot the
-/// kernel's generator may not be ready; waiting for it could take minutes, and
-/// the numbers that it gives before are good enough here.
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    let flags = rustix::rand::GetRandomFlags::INSECURE;
-    match rustix::rand::getrandom(&mut bytes, flags) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        // KERNEL(5.6): GRND_INSECURE is unknown to older ones.
-        _ => {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-            (now.tv_nsec as u64) << 32 ^ now.tv_sec as u64 ^ u64::from(std::process::id())
-        }
-    }
 }
