@@ -64,6 +64,11 @@ pub fn insert(name: &str, path: &Path, parameters: &str) -> Result<Loaded, Modul
     }
 }
 
+/// A module's bytes, decompressed as `path` is named.
+pub fn read(path: &Path, file: File) -> io::Result<Vec<u8>> {
+    Compression::of(path)?.decompress(file)
+}
+
 impl Compression {
     fn of(path: &Path) -> io::Result<Self> {
         match path.extension().and_then(|extension| extension.to_str()) {

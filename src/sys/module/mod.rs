@@ -6,6 +6,7 @@
 //! file is given to the kernel that the index does not name.
 
 mod config;
+pub mod depmod;
 mod index;
 mod insert;
 mod pattern;
