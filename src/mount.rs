@@ -127,27 +127,60 @@ impl Overlay {
     /// Mounts everything and shows it at `target`, which is `base` or another
     /// view of it, in the best way that the kernel knows.
     pub fn attach(self, target: &Path) -> Result<Attached, OverlayError> {
-        let builder = OverlayBuilder::probe(Path::new(STAGING)).map_err(at(target))?;
-        self.attach_with(&builder, target)
+        self.attach_with(&builder(target)?, target)
     }
 
     /// As [`Overlay::attach`], with a builder of the caller's choice.
-    pub fn attach_with(mut self, builder: &OverlayBuilder, target: &Path) -> Result<Attached, OverlayError> {
-        let mounted = std::mem::take(&mut self.layers).into_iter().map(|layer| layer.mount(builder));
-        let mounted = mounted.collect::<Result<Vec<_>, _>>()?;
+    pub fn attach_with(self, builder: &OverlayBuilder, target: &Path) -> Result<Attached, OverlayError> {
+        self.mount(builder)?.attach(target)
+    }
+
+    /// Mounts the layers where nobody sees them, for those who have to read
+    /// them before they write the top directory.
+    pub fn mount(mut self, builder: &OverlayBuilder) -> Result<Mounted<'_>, OverlayError> {
+        let layers = std::mem::take(&mut self.layers).into_iter().map(|layer| layer.mount(builder));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let base = directory::open(&self.base).map_err(at(&self.base))?;
+        Ok(Mounted { overlay: self, builder, layers, base })
+    }
+}
+
+/// An overlay whose layers are mounted, but not yet one over another.
+pub struct Mounted<'a> {
+    overlay: Overlay,
+    builder: &'a OverlayBuilder,
+    layers: Vec<MountedLayer>,
+    base: OwnedFd,
+}
+
+impl Mounted<'_> {
+    /// The roots of all layers, the highest first, and of the base.
+    pub fn roots(&self) -> Vec<BorrowedFd<'_>> {
+        let layers = self.layers.iter().map(|layer| layer.mount.as_fd());
+        layers.chain([self.base.as_fd()]).collect()
+    }
+
+    /// Stacks them and shows the result at `target`.
+    pub fn attach(self, target: &Path) -> Result<Attached, OverlayError> {
+        let Self { overlay, builder, layers, base } = self;
         let sources = Sources {
-            top: self.top.as_deref().map(directory::open).transpose().map_err(at(target))?,
-            layers: &mounted,
-            base: directory::open(&self.base).map_err(at(&self.base))?,
-            writes: Writes::open(self.writable, builder).map_err(at(target))?,
+            top: overlay.top.as_deref().map(directory::open).transpose().map_err(at(target))?,
+            layers: &layers,
+            base,
+            writes: Writes::open(overlay.writable, builder).map_err(at(target))?,
         };
-        let mut overlays = Vec::with_capacity(self.places.len());
-        for place in &self.places {
+        let mut overlays = Vec::with_capacity(overlay.places.len());
+        for place in &overlay.places {
             let overlay = sources.overlay(place, builder)?;
             overlays.extend(overlay.map(|overlay| (place.as_path(), overlay)));
         }
         Attached::attach(target, &overlays)
     }
+}
+
+/// The best way to mount overlays that the kernel knows.
+pub fn builder(target: &Path) -> Result<OverlayBuilder, OverlayError> {
+    OverlayBuilder::probe(Path::new(STAGING)).map_err(at(target))
 }
 
 /// What the overlays are made of, all of it open.

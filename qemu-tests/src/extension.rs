@@ -23,7 +23,7 @@ pub struct Extension {
 struct File {
     path: String,
     mode: u32,
-    content: String,
+    content: Vec<u8>,
 }
 
 /// Whether the changeset's bytes are those that its digest names.
@@ -43,17 +43,13 @@ impl Extension {
         );
         let extension = Self { name: name.into(), manifest, files: Vec::new(), blobs: Blobs::Right };
         extension
-            .file(
-                &format!("usr/local/bin/{name}"),
-                0o755,
-                &format!("#!/bin/sh\necho greetings from {name}\n"),
-            )
-            .file("usr/local/share/guest/winner", 0o644, &format!("{name}\n"))
+            .file(&format!("usr/local/bin/{name}"), 0o755, format!("#!/bin/sh\necho greetings from {name}\n"))
+            .file("usr/local/share/guest/winner", 0o644, format!("{name}\n"))
     }
 
     /// Adds a file below `rootfs/`.
-    pub fn file(mut self, path: &str, mode: u32, content: &str) -> Self {
-        self.files.push(File { path: path.into(), mode, content: content.into() });
+    pub fn file(mut self, path: &str, mode: u32, content: impl AsRef<[u8]>) -> Self {
+        self.files.push(File { path: path.into(), mode, content: content.as_ref().into() });
         self
     }
 
@@ -81,7 +77,7 @@ impl Extension {
         for file in &self.files {
             write(&source.join("rootfs").join(&file.path), file.mode, &file.content);
         }
-        write(&source.join("manifest.yaml"), 0o644, &self.manifest);
+        write(&source.join("manifest.yaml"), 0o644, self.manifest.as_bytes());
 
         let layout = dir.join(&self.name);
         // Packed before: umoci only makes new layouts.
@@ -103,7 +99,7 @@ impl Extension {
 
 /// Writes a file with its directories. The mode is set apart from opening, as
 /// the caller's umask must not make a bad file good.
-fn write(path: &Path, mode: u32, content: &str) {
+fn write(path: &Path, mode: u32, content: &[u8]) {
     let written = fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| fs::write(path, content))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));

@@ -34,6 +34,22 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// The name of the directory that its modules are in.
+    pub fn release(self) -> String {
+        let release = read(&asset(&format!("kernel-{}", self.version())).join("release"));
+        String::from_utf8_lossy(&release).trim().into()
+    }
+
+    /// The path of the module `name` below that directory, and its file.
+    pub fn module(self, name: &str) -> (String, Vec<u8>) {
+        let root = asset(&format!("kernel-{}", self.version())).join("root/lib/modules").join(self.release());
+        let index = String::from_utf8_lossy(&read(&root.join("modules.dep"))).into_owned();
+        let mut paths = index.lines().filter_map(|line| line.split_once(':')).map(|(path, _)| path);
+        let found = paths.find(|path| path.contains(&format!("/{name}.ko")));
+        let path = found.unwrap_or_else(|| panic!("kernel {} has no module {name}", self.version()));
+        (path.into(), read(&root.join(path)))
+    }
+
     fn version(self) -> &'static str {
         match self {
             Kernel::V6_1 => "6.1",

@@ -56,3 +56,9 @@ pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
 pub const A_FAILURE: &str = "plywood: the configured extensions:";
 pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
 pub const SKIPPED: &str = "plywood: skipping oci:/extensions/altered: *digest sha256:";
+pub const MISSING_MODULE: &str = "plywood: machine.kernel.modules: no kernel module is named `missing`";
+
+/// A module of `machine.kernel.modules` is in the kernel before init starts.
+pub fn loaded(module: &str) -> String {
+    format!("plywood: loaded module {module}")
+}

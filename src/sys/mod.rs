@@ -9,6 +9,7 @@ pub mod clock;
 pub mod deadline;
 pub mod dhcp;
 pub mod directory;
+pub mod firmware;
 pub mod kmsg;
 pub mod leftover;
 pub mod loopdev;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use plywood::config::cmdline::{BootParameters, CommandLine};
 use plywood::sys::block::{DeviceSpec, Geometry, Superblock, Table};
 use plywood::sys::dhcp::{Identity, Reply};
+use plywood::sys::module::depmod::elf::Facts;
 use plywood::sys::net::Requests;
 use plywood::sys::uevent::Uevent;
 
@@ -123,5 +124,17 @@ impl FileExt for Disk<'_> {
 
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+/// A kernel module: nothing that is kept is longer than what it was read from.
+pub fn module(data: &[u8]) {
+    match Facts::read(data) {
+        Ok(facts) => {
+            let info: usize = facts.info.iter().map(|(key, value)| key.len() + value.len()).sum();
+            let names: usize = facts.exports.iter().chain(&facts.needs).map(Vec::len).sum();
+            assert!(info <= data.len() && names <= 3 * data.len());
+        }
+        Err(error) => assert_printable(&error.to_string()),
     }
 }

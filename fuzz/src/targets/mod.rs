@@ -9,7 +9,7 @@ mod reader;
 mod stack;
 
 pub use archives::archives;
-pub use boot::{block, command_line, dhcp, network_request, uevent};
+pub use boot::{block, command_line, dhcp, module, network_request, uevent};
 pub use image::{config, constraint, decompress, document, image_config, manifest, reference, tar};
 pub use reader::squashfs_reader;
 pub use stack::{flatten, squashfs};
@@ -19,7 +19,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
 #[allow(dead_code)]
-pub const ALL: [(&str, Target); 17] = [
+pub const ALL: [(&str, Target); 18] = [
     ("archives", archives),
     ("tar", tar),
     ("decompress", decompress),
@@ -37,6 +37,7 @@ pub const ALL: [(&str, Target); 17] = [
     ("dhcp", dhcp),
     ("uevent", uevent),
     ("block", block),
+    ("module", module),
 ];
 
 /// Messages reach consoles: none may have a control character but the ends of

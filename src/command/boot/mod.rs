@@ -14,6 +14,7 @@ mod root;
 mod sources;
 mod state;
 mod timeline;
+mod top;
 mod trial;
 
 use std::convert::Infallible;
@@ -31,6 +32,7 @@ use crate::error::Error;
 use crate::mount::Attached;
 use crate::oci::Digest;
 use crate::store::{Generation, GenerationRecord, LayerKey, Origin, Store, Trials};
+use crate::sys::firmware::SearchPath;
 use crate::sys::kmsg::{self, Target};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::module::Modules;
@@ -67,6 +69,8 @@ pub struct Boot {
     after_boot: AfterBoot,
     connection: Connection,
     has_asked_time: bool,
+    /// Firmware of the layers, for drivers that start before init does.
+    firmware: Option<SearchPath>,
 }
 
 /// Process 1 in an initramfs. Never returns: a boot that cannot go on ends in
@@ -155,6 +159,7 @@ impl Boot {
             after_boot: AfterBoot::default(),
             connection: Connection::Untried,
             has_asked_time: false,
+            firmware: None,
         })
     }
 
@@ -170,6 +175,7 @@ impl Boot {
         let Mounted { new_root, report } = self.mount_first_that_works()?;
         self.load_configured_modules();
         self.leave_network();
+        self.firmware = None;
         report::save(&report, &self.timeline);
         // What the kernel made of its command line for its first process:
         // words it does not know, and what follows `--`.
@@ -250,6 +256,8 @@ impl Boot {
     /// Mounts what `candidate` stands for at the root. Nothing of a failed
     /// attempt is left.
     fn attempt(&mut self, candidate: Candidate) -> Result<Mounted, Error> {
+        // What an earlier attempt set must not outlive its root.
+        self.firmware = None;
         let Candidate::Generation(choice) = candidate else {
             return self.finish(Report::default(), None);
         };

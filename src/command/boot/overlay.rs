@@ -7,25 +7,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::Boot;
 use super::state::STATE;
+use super::top::{self, EXTENSIONS, TOP};
 use crate::command::assemble;
 use crate::command::extensions_yaml::layer_name;
 use crate::config::{self, Config, Hierarchies, Source};
 use crate::error::Error;
-use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable};
+use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable, builder};
 use crate::store::{Generation, Layer, LayerEntry};
 use crate::sys::directory::{self, Symlinks};
+use crate::sys::firmware::SearchPath;
 use crate::sys::mount::{self, Options, Submounts};
 
-/// The directory that lies above all layers.
-const TOP: &str = "/run/plywood/top";
-
-/// The list of extensions inside the merged root.
-const EXTENSIONS: &str = "etc/extensions.yaml";
+/// Where layers have firmware.
+const FIRMWARE: &str = "usr/lib/firmware";
 
 impl Boot {
     /// Mounts `generation` over the root. `None` if it has no layers: then
@@ -51,19 +50,34 @@ impl Boot {
             true => generation.extensions()?,
             false => assemble::extensions_of(layers.iter().copied())?,
         };
-        let form = Form { writable: writable(&config), top: write_top(&cover, &extensions)?, cover };
+        let shown_by_overlay = covers_etc(&cover);
+        let form = Form { writable: writable(&config), top: Some(TOP.into()), cover };
         let files = layers.iter().map(|(entry, layer)| open(entry, layer)).collect::<Result<Vec<_>, _>>()?;
         let labels: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
         log::info!("mounting generation {}: {}", generation.number(), labels.join(", "));
-        let shown_by_overlay = form.top.is_some();
-        let attached = match Overlay::over(&self.root, files, form)? {
-            Some(overlay) => overlay.attach(&self.root)?,
-            None => return Ok(None),
-        };
+        let Some(overlay) = Overlay::over(&self.root, files, form)? else { return Ok(None) };
+        let builder = builder(&self.root)?;
+        let mounted = overlay.mount(&builder)?;
+        let roots = mounted.roots();
+        top::write(&roots, &extensions)?;
+        let with_firmware = bring_firmware(&roots);
+        let attached = mounted.attach(&self.root)?;
+        if with_firmware {
+            self.offer_firmware();
+        }
         if !shown_by_overlay {
             self.show_extensions(&extensions);
         }
         Ok(Some(attached))
+    }
+
+    /// Lets the kernel find the firmware of the layers before the root is
+    /// where it looks for it.
+    fn offer_firmware(&mut self) {
+        match SearchPath::set(Path::new("/"), &self.root.join(FIRMWARE)) {
+            Ok(path) => self.firmware = Some(path),
+            Err(error) => log::warn!("drivers find no firmware of extensions before init starts: {error}"),
+        }
     }
 
     /// Whether `plywood.skip=` leaves a layer out, by its name, number or image.
@@ -203,19 +217,18 @@ fn writable(config: &Config) -> Writable {
     }
 }
 
-/// Makes the top layer where one is wanted: the list of extensions, in the
-/// shape and place that Talos gave it.
-fn write_top(cover: &Cover, extensions: &str) -> Result<Option<PathBuf>, Error> {
-    let covers_etc = match cover {
+/// Whether a layer, that is, a root before the last, has firmware.
+fn bring_firmware(roots: &[BorrowedFd]) -> bool {
+    let layers = roots.split_last().map(|(_, layers)| layers).unwrap_or_default();
+    let mut found =
+        layers.iter().map(|root| directory::open_in_root(root, Path::new(FIRMWARE), Symlinks::Refuse));
+    found.any(|directory| matches!(directory, Ok(Some(_))))
+}
+
+/// Whether files of the top layer in `/etc` are seen.
+fn covers_etc(cover: &Cover) -> bool {
+    match cover {
         Cover::Root => true,
         Cover::Hierarchies(paths) => paths.iter().any(|path| path == Path::new("/etc")),
-    };
-    if !covers_etc {
-        return Ok(None);
     }
-    let path = Path::new(TOP).join(EXTENSIONS);
-    let failed = |source| Error::Write { path: path.clone(), source };
-    fs::create_dir_all(Path::new(TOP).join("etc")).map_err(failed)?;
-    fs::write(&path, extensions).map_err(failed)?;
-    Ok(Some(TOP.into()))
 }

@@ -2,8 +2,8 @@
 //! and byte order (System V ABI, "Object Files").
 //!
 //! In: the bytes of a `.ko`, not compressed, from anyone. Out: [`Facts`].
-//! Invariant: nothing outside the bytes is read, and what is kept is never
-//! longer than they are.
+//! Invariant: nothing outside the bytes is read, and the names of a table are
+//! together no longer than they are, however many entries share one.
 //!
 //! | section | holds |
 //! |---|---|
@@ -44,6 +44,9 @@ pub enum ElfError {
 
 /// Bytes of one entry of `__versions`.
 const VERSION: usize = 64;
+
+/// Longest name of a symbol, in bytes; the kernel knows none of 512.
+const MAX_NAME: usize = 1024;
 
 impl Facts {
     /// Reads a module. Only sections that are whole are taken; a module
@@ -170,6 +173,19 @@ impl<'a> Elf<'a> {
         self.content(found?.0 as u64)
     }
 
+    /// The names of those entries of `.symtab` that are wanted. `None` if there
+    /// is no whole table, or one that names more than the file can hold.
+    fn names(&self, wanted: impl Fn(&Symbol<'a>) -> bool) -> Option<Vec<&'a [u8]>> {
+        let mut left = self.bytes.len();
+        let mut names = Vec::new();
+        for symbol in self.symbols()?.filter(wanted) {
+            let name = symbol.name?;
+            left = left.checked_sub(name.len())?;
+            names.push(name);
+        }
+        Some(names)
+    }
+
     fn symbols(&self) -> Option<impl Iterator<Item = Symbol<'a>>> {
         let (strings, table) = (self.section(".strtab")?, self.section(".symtab")?);
         let (size, defined_in) = match self.class {
@@ -186,15 +202,13 @@ impl<'a> Elf<'a> {
     }
 
     fn exports(&self) -> Vec<Vec<u8>> {
-        let with_checksums = self.symbols().and_then(|symbols| {
-            let names = symbols.map(|symbol| symbol.name).collect::<Option<Vec<_>>>()?;
-            let exported = names.into_iter().filter_map(|name| name.strip_prefix(b"__crc_"));
-            Some(exported.map(<[u8]>::to_vec).collect::<Vec<_>>())
-        });
-        match with_checksums {
-            Some(exported) if !exported.is_empty() => exported,
-            _ => strings(self.section("__ksymtab_strings").unwrap_or_default()).map(<[u8]>::to_vec).collect(),
-        }
+        let named = self.names(|_| true).unwrap_or_default();
+        let exported: Vec<_> = named.into_iter().filter_map(|name| name.strip_prefix(b"__crc_")).collect();
+        let exported = match exported.is_empty() {
+            true => strings(self.section("__ksymtab_strings").unwrap_or_default()).collect(),
+            false => exported,
+        };
+        exported.into_iter().map(<[u8]>::to_vec).collect()
     }
 
     /// Names in `__versions`.
@@ -212,10 +226,7 @@ impl<'a> Elf<'a> {
 
     /// Undefined symbols, and then those that only `__versions` names.
     fn needs(&self, versions: &[&'a [u8]]) -> Vec<Vec<u8>> {
-        let undefined = self.symbols().and_then(|symbols| {
-            symbols.filter(|symbol| !symbol.is_defined).map(|symbol| symbol.name).collect::<Option<Vec<_>>>()
-        });
-        let Some(mut needs) = undefined else { return Vec::new() };
+        let Some(mut needs) = self.names(|symbol| !symbol.is_defined) else { return Vec::new() };
         needs.retain(|name| !name.is_empty());
         let named: HashSet<&[u8]> = needs.iter().copied().collect();
         needs.extend(versions.iter().filter(|name| !named.contains(*name)));
@@ -237,9 +248,15 @@ fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
     bytes.get(usize::try_from(offset).ok()?..end)
 }
 
-/// The string at `at`, up to its zero byte or the end.
+/// The name at `at`, up to its zero byte or the end.
 fn string(bytes: &[u8], at: usize) -> Option<&[u8]> {
-    bytes.get(at..).filter(|rest| !rest.is_empty())?.split(|&byte| byte == 0).next()
+    let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+    let window = &rest[..rest.len().min(MAX_NAME)];
+    let end = window.iter().position(|&byte| byte == 0);
+    match end {
+        None if window.len() < rest.len() => None,
+        end => Some(&window[..end.unwrap_or(window.len())]),
+    }
 }
 
 /// The strings of a section, which may have padding between them.

@@ -142,6 +142,20 @@ fn no_damage_is_read_past() {
     }
 }
 
+#[test]
+fn names_that_many_symbols_share_do_not_fill_memory() {
+    let name = [b"\0".as_slice(), &[b'n'; 1000], b"\0"].concat();
+    let symbol = [&1_u32.to_le_bytes()[..], &[0; 20]].concat();
+    for (symbols, expected) in [(20, 20), (2000, 0)] {
+        let table = [vec![0; 24], symbol.repeat(symbols)].concat();
+        let bytes =
+            elf(true, false, &[(".strtab", name.clone()), (".symtab", table), ("pad", vec![0; 20_000])]);
+        assert_eq!(Facts::read(&bytes).unwrap().needs.len(), expected);
+    }
+    let endless = elf(true, false, &[(".strtab", vec![b'n'; 5000]), (".symtab", symbol.repeat(2))]);
+    assert_eq!(Facts::read(&endless).unwrap().needs.len(), 0);
+}
+
 /// Files of a base and a layer, as the files of an index.
 fn indexes(base: &[(&str, Vec<u8>)], layer: &[(&str, Vec<u8>)]) -> Option<HashMap<&'static str, String>> {
     let directory = tempfile::tempdir().unwrap();

@@ -1,0 +1,70 @@
+//! The layer above all others, generated at every boot.
+//!
+//! In: the roots of the layers and the base, mounted and not yet merged. Out:
+//! files at [`TOP`]: the list of extensions, and what several extensions have
+//! to share. Invariant: nothing of an earlier attempt is left in it, and its
+//! directories are everybody's to read, as they lend the merged ones their mode.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use super::kernel_release;
+use crate::error::Error;
+use crate::sys::kmsg;
+use crate::sys::module::depmod;
+
+/// The directory that lies above all layers.
+pub(super) const TOP: &str = "/run/plywood/top";
+
+/// The list of extensions inside the merged root, in the shape and place that
+/// Talos gave it.
+pub(super) const EXTENSIONS: &str = "etc/extensions.yaml";
+
+/// Writes the top layer for these roots, the highest first.
+pub(super) fn write(roots: &[BorrowedFd], extensions: &str) -> Result<(), Error> {
+    match fs::remove_dir_all(TOP) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(Path::new(TOP), error)),
+        _ => add(EXTENSIONS, extensions.as_bytes())?,
+    }
+    write_indexes(roots)
+}
+
+/// The indexes of kernel modules. Without them the modules of extensions are
+/// not found, and all else works.
+fn write_indexes(roots: &[BorrowedFd]) -> Result<(), Error> {
+    let release = kernel_release();
+    let files = match depmod::index(roots, &release) {
+        Ok(Some(files)) => files,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            log::warn!("no index of the extensions' kernel modules: {}", kmsg::chain(&error));
+            return Ok(());
+        }
+    };
+    log::info!("indexing kernel modules of extensions for {release}");
+    files.iter().try_for_each(|(name, content)| add(&format!("usr/lib/modules/{release}/{name}"), content))
+}
+
+/// Adds a file, and the directories that it is in.
+fn add(path: &str, content: &[u8]) -> Result<(), Error> {
+    let path = Path::new(TOP).join(path);
+    let write = || -> io::Result<()> {
+        let mut missing: Vec<_> =
+            path.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
+        while let Some(directory) = missing.pop() {
+            DirBuilder::new().mode(0o755).create(directory)?;
+            // Whatever the umask is.
+            fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+        }
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644))
+    };
+    write().map_err(|error| failed(&path, error))
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::Write { path: path.into(), source }
+}
