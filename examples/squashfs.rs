@@ -1,7 +1,7 @@
 //! Measures the squashfs writer: packs a directory and prints the rate.
 //!
 //! ```text
-//! cargo run --release --example squashfs -- DIRECTORY IMAGE [WORKERS] [none|gzip:LEVEL|zstd:LEVEL] [BLOCK SIZE]
+//! cargo run --release --example squashfs -- DIRECTORY IMAGE [WORKERS] [none|lz4|xz|gzip:LEVEL|zstd:LEVEL] [BLOCK SIZE]
 //! ```
 
 use std::error::Error;
@@ -46,6 +46,8 @@ fn parse_compression(text: &str) -> Result<Compression, Box<dyn Error>> {
         Some(("zstd", level)) => Compression::Zstd { level: level.parse()? },
         Some(("gzip", level)) => Compression::Gzip { level: level.parse()? },
         _ if text == "none" => Compression::None,
+        _ if text == "lz4" => Compression::Lz4,
+        _ if text == "xz" => Compression::Xz,
         _ => return Err(format!("no such compression: {text}").into()),
     })
 }

@@ -306,3 +306,38 @@ fn store_file(
     manifests.push((id, bytes));
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_changes_the_bytes_of_a_layer_changes_its_key() {
+        let mut keys = Vec::new();
+        for compression in [
+            Compression::None,
+            Compression::Gzip { level: 3 },
+            Compression::Gzip { level: 9 },
+            Compression::Zstd { level: 3 },
+            Compression::Zstd { level: 19 },
+            Compression::Lz4,
+            Compression::Xz,
+        ] {
+            for (block_size, image) in [(4096, "one"), (4096, "two"), (1 << 20, "one")] {
+                let recipe = Recipe {
+                    rules: Rules::default(),
+                    compression,
+                    block_size,
+                    limits: Limits::default(),
+                    host: Host::default(),
+                    kernel: RulesHost::default(),
+                };
+                keys.push(recipe.key(&Digest::sha256(image.as_bytes())).to_string());
+            }
+        }
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+}
