@@ -9,6 +9,7 @@
 mod elf;
 mod flatten;
 mod index;
+mod module;
 mod name;
 mod record;
 
@@ -26,6 +27,7 @@ use super::tree::Directory;
 use crate::limits::{Bound, Budget, Exceeded, Limits};
 use crate::text::Escaped;
 use index::Index;
+use module::Packing;
 use record::{Inode, Recorded, Records};
 
 /// Why a changeset is refused.
@@ -63,8 +65,8 @@ pub struct ImageTree {
     /// The children of the image's root. The root's own attributes never
     /// matter: the image's root is not what is mounted.
     pub root: Directory,
-    /// For whom every `*.ko` below `lib/modules` in `rootfs` is, also those
-    /// that are no longer in the tree. Compressed ones are not looked into.
+    /// For whom every kernel module below `lib/modules` in `rootfs` is, also
+    /// those that are no longer in the tree.
     pub modules: BTreeMap<FileId, ElfMachine>,
 }
 
@@ -189,20 +191,14 @@ pub(super) fn store_content(
     content: &mut dyn Read,
     store: &mut StoreFile<'_>,
 ) -> io::Result<(FileId, Option<ElfMachine>)> {
-    if !is_kernel_module(path) {
+    let Some(packing) = Packing::of(path) else {
         return store(path, size, content).map(|id| (id, None));
-    }
+    };
     let mut head = Vec::new();
-    content.take(ElfMachine::HEAD as u64).read_to_end(&mut head)?;
+    content.take(module::HEAD).read_to_end(&mut head)?;
+    let machine = packing.machine(&head);
     let id = store(path, size, &mut head.chain(content))?;
-    Ok((id, Some(ElfMachine::read(&head))))
-}
-
-/// Whether a path is `rootfs/[usr/]lib/modules/…/*.ko`.
-fn is_kernel_module(path: &EntryPath) -> bool {
-    let path = path.as_bytes();
-    let modules: [&[u8]; 2] = [b"rootfs/usr/lib/modules/", b"rootfs/lib/modules/"];
-    path.ends_with(b".ko") && modules.iter().any(|directory| path.starts_with(directory))
+    Ok((id, Some(machine)))
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn good_extensions_pass() {
         (
             "kernel modules of the host",
             x().file("rootfs/usr/lib/modules/6.18.2/a.ko", &elf(62))
-                .file("rootfs/usr/lib/modules/6.18.2/b.ko.xz", b"\xfd7zXZ"),
+                .file("rootfs/usr/lib/modules/6.18.2/b.ko.zst", &zstd::encode_all(&elf(62)[..], 1).unwrap()),
         ),
         ("kernel modules of an older image", x().file("rootfs/lib/modules/6.18.2/a.ko", &elf(62))),
         (
@@ -239,6 +239,10 @@ fn kernel_modules_fit_the_host() {
     let path = "rootfs/usr/lib/modules/6.18.2/a.ko";
     assert_violates(vec![
         (x().file(path, &elf(183)), &[&format!("{path}: kernel module for arm64, the host is amd64")]),
+        (
+            x().file(&format!("{path}.zst"), &zstd::encode_all(&elf(183)[..], 1).unwrap()),
+            &[&format!("{path}.zst: kernel module for arm64, the host is amd64")],
+        ),
         (x().file(path, b"text"), &[&format!("{path}: kernel module for ELF machine 0, the host is amd64")]),
         (
             x().file("rootfs/lib/modules/6.18.2/a.ko", &elf(183)),
@@ -249,7 +253,7 @@ fn kernel_modules_fit_the_host() {
             &["rootfs/usr/lib/modules/6.18.1: kernel modules for another kernel, the host's is 6.18.2"],
         ),
         (
-            x().file("rootfs/lib/modules/5.4/a.ko.gz", b""),
+            x().file("rootfs/lib/modules/5.4/modules.dep", b""),
             &["rootfs/usr/lib/modules/5.4: kernel modules for another kernel, the host's is 6.18.2"],
         ),
     ]);
