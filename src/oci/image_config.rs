@@ -2,7 +2,11 @@
 
 use serde::Deserialize;
 
-use super::{Digest, Platform};
+use super::{Digest, Platform, spelling};
+use crate::text::Escaped;
+
+/// The keys that are read.
+const KEYS: [&str; 6] = ["os", "architecture", "variant", "rootfs", "type", "diff_ids"];
 
 /// What plywood needs of an image config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct ImageConfig {
 pub enum ImageConfigError {
     #[error("it is not the JSON of an image config")]
     Json(#[source] serde_json::Error),
+    #[error("it has the key `{}`, which differs in case only from one of the format", Escaped::new(.0))]
+    Spelling(String),
     #[error("its `rootfs` is not of the type `layers`")]
     RootfsType,
     #[error("it lists {diff_ids} diff IDs for {changesets} changesets")]
@@ -44,6 +50,9 @@ impl ImageConfig {
     /// Parses an image config.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageConfigError> {
         let json: ConfigJson = serde_json::from_slice(bytes).map_err(ImageConfigError::Json)?;
+        if let Some(key) = spelling::resembling(bytes, &KEYS) {
+            return Err(ImageConfigError::Spelling(key));
+        }
         if json.rootfs.r#type != "layers" {
             return Err(ImageConfigError::RootfsType);
         }
@@ -94,6 +103,8 @@ mod tests {
         assert!(matches!(config.check(2, &amd64), Err(ImageConfigError::Count { .. })));
         let error = config.check(1, &Platform::linux("arm64")).unwrap_err();
         assert_eq!(error.to_string(), "it is for linux/amd64, this machine needs linux/arm64");
+        let twice = text.replace("\"os\"", "\"OS\":\"windows\",\"os\"");
+        assert!(matches!(ImageConfig::parse(twice.as_bytes()), Err(ImageConfigError::Spelling(_))));
         let bad = text.replace("layers", "other");
         assert!(matches!(ImageConfig::parse(bad.as_bytes()), Err(ImageConfigError::RootfsType)));
     }

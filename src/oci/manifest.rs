@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Platform};
+use super::{Digest, Platform, spelling};
 use crate::limits::{Bound, Exceeded, Limits};
 use crate::text::Escaped;
 
@@ -22,6 +22,26 @@ pub const ANNOTATION_TITLE: &str = "org.opencontainers.image.title";
 pub const ANNOTATION_VERSION: &str = "org.opencontainers.image.version";
 pub const ANNOTATION_DESCRIPTION: &str = "org.opencontainers.image.description";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// The keys of manifests, indexes and descriptors that are read here or by
+/// others; those of annotations are free.
+const KEYS: [&str; 15] = [
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "subject",
+    "fsLayers",
+    "digest",
+    "size",
+    "urls",
+    "platform",
+    "os",
+    "architecture",
+    "variant",
+];
 
 /// What a descriptor's media type says its content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +150,8 @@ pub enum DocumentError {
     Json(#[source] serde_json::Error),
     #[error("it has {0}")]
     Shape(&'static str),
+    #[error("it has the key `{}`, which differs in case only from one of the format", Escaped::new(.0))]
+    Spelling(String),
     #[error("it says it is `{}` but was announced as `{}`", Escaped::new(.said), Escaped::new(.announced))]
     MediaType { said: String, announced: String },
     #[error("`{}` is not a manifest or index", Escaped::new(.0))]
@@ -162,6 +184,9 @@ impl Document {
     /// agree with it.
     pub fn parse(bytes: &[u8], announced: &str, limits: &Limits) -> Result<Self, DocumentError> {
         let json: DocumentJson = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
+        if let Some(key) = spelling::resembling(bytes, &KEYS) {
+            return Err(DocumentError::Spelling(key));
+        }
         if json.schema_version != 2 || json.fs_layers.is_some() {
             return Err(DocumentError::Shape("a schema version other than 2"));
         }
@@ -286,6 +311,10 @@ mod tests {
             (manifest("").replace("\"schemaVersion\":2", "\"schemaVersion\":1"), MANIFEST, false),
             (manifest(r#""fsLayers":[],"#), MANIFEST, false),
             (manifest("") + "x", MANIFEST, false),
+            (manifest(r#""Layers":[],"#), MANIFEST, false),
+            (manifest(r#""MediaType":"text/html","#), MANIFEST, false),
+            (manifest("").replace("\"size\"", "\"Digest\":\"\",\"size\""), MANIFEST, false),
+            (manifest(r#""annotations":{"Size":"1","size":"2"},"#), MANIFEST, true),
         ] {
             assert_eq!(
                 Document::parse(text.as_bytes(), announced, &Limits::default()).is_ok(),

@@ -10,6 +10,7 @@ pub mod manifest;
 mod platform;
 mod reference;
 pub mod registries;
+mod spelling;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher, HashingWriter, Mismatch, VerifyingReader};
 pub use image_config::{ImageConfig, ImageConfigError, chain_id};
