@@ -6,11 +6,13 @@
 //! when its last user is gone.
 
 use std::fs::{File, OpenOptions};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::{Error, failed};
@@ -26,10 +28,17 @@ const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
-/// How often a free device that someone else took first is given up for the
-/// next, and how long to wait in between.
+/// How often a device that is not there yet, or just going, is tried again,
+/// and how long to wait in between.
 const ATTEMPTS: u32 = 64;
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// How many devices in a row others may take first. Each time one of them
+/// went on, so there is nothing to wait for.
+const LOST_RACES: u32 = 4096;
+
+/// Block sizes that a device may have, in bytes: from a sector to a page.
+const BLOCK_SIZES: RangeInclusive<u32> = 512..=4096;
 
 /// Longest name that the kernel keeps, in bytes.
 const NAME_LEN: usize = 63;
@@ -71,16 +80,18 @@ impl LoopDevice {
     /// Makes `file` a read-only block device. `name` is shown by `losetup`.
     pub fn attach(file: &File, name: &str) -> Result<Self, Error> {
         let control = open(Path::new(CONTROL))?;
-        for _ in 0..ATTEMPTS {
+        let (mut pauses, mut races) = (0..ATTEMPTS, 0..LOST_RACES);
+        loop {
             match Self::try_attach(&control, file, name) {
-                // Someone else took the device first, or it is just going.
-                Err(Error { source: Errno::BUSY | Errno::AGAIN | Errno::NXIO | Errno::NOENT, .. }) => {
+                Err(Error { source: Errno::BUSY, .. }) if races.next().is_some() => {}
+                Err(Error { source: Errno::BUSY | Errno::AGAIN | Errno::NXIO | Errno::NOENT, .. })
+                    if pauses.next().is_some() =>
+                {
                     thread::sleep(PAUSE);
                 }
                 result => return result,
             }
         }
-        Self::try_attach(&control, file, name)
     }
 
     fn try_attach(control: &File, file: &File, name: &str) -> Result<Self, Error> {
@@ -92,6 +103,7 @@ impl LoopDevice {
             // A filesystem without direct I/O; most kernels ignore the wish.
             Err(Errno::INVAL) => {
                 config.flags &= !DIRECT_IO;
+                config.block_size = 0;
                 configure(device.as_fd(), &config)
             }
             result => result,
@@ -118,7 +130,7 @@ impl Config {
         file_name.iter_mut().zip(name.bytes().take(NAME_LEN)).for_each(|(to, from)| *to = from);
         Self {
             fd: file.as_raw_fd().cast_unsigned(),
-            block_size: 0,
+            block_size: direct_io_block(file),
             device: 0,
             inode: 0,
             rdevice: 0,
@@ -135,6 +147,23 @@ impl Config {
             reserved: [0; 8],
         }
     }
+}
+
+/// The block size that lets a device read `file` with direct I/O, or 0 where
+/// the kernel is to choose. KERNEL(6.15): older ones choose a sector, and read
+/// through the cache where the disk below has larger ones.
+fn direct_io_block(file: &File) -> u32 {
+    match statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::SIZE | StatxFlags::DIOALIGN) {
+        Ok(status) => fitting_block(status.stx_dio_offset_align, status.stx_size),
+        Err(_) => 0,
+    }
+}
+
+/// A device ends with its last whole block, so that `align` is of no use for a
+/// file of another length.
+fn fitting_block(align: u32, size: u64) -> u32 {
+    let fits = BLOCK_SIZES.contains(&align) && align.is_power_of_two() && size.is_multiple_of(align.into());
+    if fits { align } else { 0 }
 }
 
 fn open(path: &Path) -> Result<File, Error> {
@@ -164,4 +193,24 @@ fn configure(device: BorrowedFd, config: &Config) -> Result<(), Errno> {
 
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_size_is_taken_where_it_loses_no_bytes() {
+        for (align, size, expected) in [
+            (0, 8192, 0),
+            (512, 8192, 512),
+            (4096, 8192, 4096),
+            (4096, 8192 + 512, 0),
+            (8192, 8192, 0),
+            (256, 8192, 0),
+            (1000, 8000, 0),
+        ] {
+            assert_eq!(fitting_block(align, size), expected, "{align} {size}");
+        }
+    }
 }
