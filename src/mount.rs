@@ -16,11 +16,17 @@ use crate::sys::loopdev::LoopDevice;
 use crate::sys::mount::{
     self, DetachedMount, MAX_LOWER, MountError, Options, OverlayBuilder, Stack, Upper, mounts_below,
 };
+use crate::sys::threads;
 use crate::text::Escaped;
 
 /// Where mounts are attached while an overlay is built, on kernels that want
 /// that. Empty before and after.
 pub const STAGING: &str = "/run/plywood/staging";
+
+/// How many layers are mounted at the same time. The kernel spends that time
+/// waiting, for its own threads and for the disk, so that the number of cores
+/// does not matter; `docs/performance.md` has the figures.
+const MOUNTED_AT_ONCE: usize = 16;
 
 /// Names of the directories in a tmpfs that takes writes.
 const UPPER: &str = "upper";
@@ -138,8 +144,9 @@ impl Overlay {
     /// Mounts the layers where nobody sees them, for those who have to read
     /// them before they write the top directory.
     pub fn mount(mut self, builder: &OverlayBuilder) -> Result<Mounted<'_>, OverlayError> {
-        let layers = std::mem::take(&mut self.layers).into_iter().map(|layer| layer.mount(builder));
-        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let layers = std::mem::take(&mut self.layers);
+        let layers = threads::for_all(layers, MOUNTED_AT_ONCE, |layer| layer.mount(builder));
+        let layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let base = directory::open(&self.base).map_err(at(&self.base))?;
         Ok(Mounted { overlay: self, builder, layers, base })
     }

@@ -2,7 +2,7 @@
 //! them and writers that compute them.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -178,6 +178,10 @@ pub enum Mismatch {
     Long { digest: Digest, expected: u64 },
 }
 
+/// Bytes read at once where nobody looks at them. Small reads would cost as
+/// much as hashing.
+const DRAINED_AT_ONCE: usize = 256 * 1024;
+
 /// Passes a reader's bytes on and fails at their end if they do not have the
 /// expected digest (and size, where one is known).
 ///
@@ -199,7 +203,7 @@ impl<R: Read> VerifyingReader<R> {
 
     /// Reads what the consumer left, so that the check at the end happens.
     pub fn drain(&mut self) -> io::Result<()> {
-        io::copy(self, &mut io::sink()).map(drop)
+        io::copy(&mut BufReader::with_capacity(DRAINED_AT_ONCE, self), &mut io::sink()).map(drop)
     }
 
     /// The reader below, whether or not its end was reached.

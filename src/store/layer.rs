@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lock, Staged, Store, record, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
+use crate::sys::threads;
 use crate::text::Escaped;
 
 /// Version of [`LayerRecord`]; a newer one is not read.
@@ -141,6 +142,13 @@ impl Layer {
     }
 }
 
+/// Opens and checks `layers` as [`Layer::open`] does, on all cores: nothing at
+/// boot takes as long as reading and hashing them. Of several that are bad the
+/// first is reported.
+pub fn open_layers(layers: &[&Layer]) -> Result<Vec<File>, LayerError> {
+    threads::for_all(layers.to_vec(), threads::cores(), Layer::open).into_iter().collect()
+}
+
 impl LayerError {
     /// The layer whose content is not what it was when it was built.
     pub fn damaged(&self) -> Option<&LayerKey> {
@@ -262,6 +270,22 @@ mod tests {
             damage(&layer.path);
             assert!(layer.open().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn of_many_layers_the_first_damaged_one_is_reported() {
+        let stores: Vec<_> = (0..20).map(|_| store_with_layer()).collect();
+        let mut layers: Vec<_> = stores.iter().map(|(_, _, layer)| layer.clone()).collect();
+        let opened = open_layers(&layers.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(opened.len(), layers.len());
+        for number in [7, 13] {
+            let layer = &mut layers[number];
+            layer.key = LayerKey::of(&number.to_string());
+            fs::set_permissions(&layer.path, Permissions::from_mode(0o600)).unwrap();
+            fs::write(&layer.path, b"squashfz").unwrap();
+        }
+        let error = open_layers(&layers.iter().collect::<Vec<_>>()).unwrap_err();
+        assert_eq!(error.damaged(), Some(&LayerKey::of("7")));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use blob::{Blob, BlobError, open_regular};
 pub use generation::{
     Draft, Generation, GenerationError, GenerationRecord, LayerEntry, Origin, Proof, Skipped,
 };
-pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of};
+pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of, open_layers};
 pub use record::RecordError;
 pub use trials::{Mark, Trials, Verdict};
 

@@ -23,6 +23,7 @@ mod signal;
 pub mod sntp;
 pub mod switch_root;
 mod sysfs;
+pub mod threads;
 pub mod uevent;
 
 use rustix::io::Errno;

@@ -18,7 +18,7 @@ use crate::command::extensions_yaml::layer_name;
 use crate::config::{self, Config, Hierarchies, Source};
 use crate::error::Error;
 use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable, builder};
-use crate::store::{Generation, Layer, LayerEntry};
+use crate::store::{self, Generation, Layer, LayerEntry};
 use crate::sys::directory::{self, Symlinks};
 use crate::sys::firmware::SearchPath;
 use crate::sys::mount::{self, Options, Submounts};
@@ -52,7 +52,7 @@ impl Boot {
         };
         let shown_by_overlay = covers_etc(&cover);
         let form = Form { writable: writable(&config), top: Some(TOP.into()), cover };
-        let files = layers.iter().map(|(entry, layer)| open(entry, layer)).collect::<Result<Vec<_>, _>>()?;
+        let files = open(&layers)?;
         let labels: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
         log::info!("mounting generation {}: {}", generation.number(), labels.join(", "));
         let Some(overlay) = Overlay::over(&self.root, files, form)? else { return Ok(None) };
@@ -177,9 +177,14 @@ fn path_of(directory: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }
 
-fn open(entry: &LayerEntry, layer: &Layer) -> Result<LayerFile, Error> {
-    let name = layer_name(entry.number, &entry.source);
-    Ok(LayerFile { number: entry.number, name, file: layer.open()? })
+fn open(layers: &[&(LayerEntry, Layer)]) -> Result<Vec<LayerFile>, Error> {
+    let files = store::open_layers(&layers.iter().map(|(_, layer)| layer).collect::<Vec<_>>())?;
+    let named = layers.iter().zip(files).map(|((entry, _), file)| LayerFile {
+        number: entry.number,
+        name: layer_name(entry.number, &entry.source),
+        file,
+    });
+    Ok(named.collect())
 }
 
 /// Whether the base is an image that nothing writes to.
