@@ -19,9 +19,16 @@ PACKAGES := gcc g++ libc6-dev ca-certificates python3 \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools squashfs-tools-ng squashfuse 7zip e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
+# What `make bench` needs beyond a compiler: the peers, and a registry.
+BENCH_PACKAGES := gcc g++ libc6-dev ca-certificates python3 docker-registry \
+	skopeo umoci squashfs-tools squashfs-tools-ng containerd pigz util-linux mount
+# gvisor firmware kmods manysmall set12 memory choices boot; empty: all.
+BENCH ?=
+ROUNDS ?= 3
+
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:
-.PHONY: help deps build check test fuzz assets demo demo-shell clean
+.PHONY: help deps build check test fuzz assets bench bench-deps demo demo-shell clean
 
 help:
 	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
@@ -29,6 +36,7 @@ help:
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
 	@echo 'make fuzz        search for inputs that break something, FUZZ_SECONDS=300 a target'
+	@echo 'make bench       time and memory beside other ways to a squashfs; BENCH="gvisor boot" ROUNDS=1 for a part'
 	@echo 'make demo        boot a virtual machine with an extension and show what came of it'
 	@echo 'make demo-shell  the same, and stay in a shell there'
 
@@ -70,6 +78,14 @@ fuzz: deps build/tools/bin/cargo-fuzz
 			fuzz/found/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1; \
 	done
+
+bench-deps:
+	@sh qemu-tests/assets/deps.sh $(BENCH_PACKAGES)
+
+# Mounting, and so BENCH=boot and BENCH=choices, needs root.
+bench: bench-deps build
+	cargo build --release --manifest-path benches/Cargo.toml --target-dir build/bench/target
+	@ROUNDS=$(ROUNDS) benches/run $(BENCH)
 
 demo: deps build
 	@qemu-tests/assets/make $(DEMO_ASSETS)

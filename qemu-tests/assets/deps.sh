@@ -20,7 +20,9 @@ fi
 # shellcheck disable=SC2086
 as_root apt-get --quiet --yes install --no-install-recommends $missing
 
-# The registry runs when a test starts it; its package starts a service too.
-case $missing in
-*docker-registry*) if [ -d /run/systemd/system ]; then as_root systemctl --quiet disable --now docker-registry; fi ;;
-esac
+# These run when a test starts them; their packages start services too.
+for service in docker-registry containerd; do
+    case " $missing " in
+    *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl --quiet disable --now "$service"; fi ;;
+    esac
+done
