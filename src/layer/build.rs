@@ -181,6 +181,8 @@ impl<'a> Builder<'a> {
             }
             Ok(())
         })?;
+        // The tree takes the memory that finding duplicates took.
+        self.writer.end_contents().map_err(Cause::Write)?;
         let tree = stack.flatten().map_err(Cause::Flatten)?;
         let rules = &self.recipe.rules;
         self.finish(tree, rules)

@@ -118,13 +118,23 @@ impl Data {
         Ok(FileId(id))
     }
 
-    /// Stores what is still on its way.
-    pub(super) fn finish(mut self) -> Result<Written, WriteError> {
+    /// Stores what is still on its way, and forgets what duplicates are found
+    /// by: what comes after this is stored anew.
+    pub(super) fn flush(&mut self) -> Result<(), WriteError> {
         self.flush_fragments()?;
         while let Some(next) = self.queue.pop_front() {
             self.store(next)?;
         }
         self.close_extent();
+        self.extents = HashMap::new();
+        self.packer.forget();
+        self.contents.shrink_to_fit();
+        self.pool.shrink();
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<Written, WriteError> {
+        self.flush()?;
         Ok(Written { output: self.output, contents: self.contents, fragments: self.fragments })
     }
 

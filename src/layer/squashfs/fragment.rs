@@ -49,6 +49,11 @@ impl Packer {
         fragment
     }
 
+    /// Forgets all tails: those to come are packed again.
+    pub(super) fn forget(&mut self) {
+        self.known = HashMap::new();
+    }
+
     /// Swaps the block being filled, if anything is in it, with `room` and
     /// starts the next one there.
     pub(super) fn take(&mut self, room: &mut Vec<u8>) -> bool {

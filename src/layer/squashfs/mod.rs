@@ -109,6 +109,12 @@ impl Writer {
         self.data.add_file(size, content)
     }
 
+    /// Frees what only [`add_file`](Self::add_file) needs. Contents added
+    /// after this are not compared with those before.
+    pub fn end_contents(&mut self) -> Result<(), WriteError> {
+        self.data.flush()
+    }
+
     /// Writes inodes, directories and tables for `root`, and the superblock
     /// last. The file is complete then, but not synced.
     ///

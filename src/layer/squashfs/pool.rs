@@ -116,6 +116,11 @@ impl Pool {
         self.spare.push(buffers);
     }
 
+    /// Frees the room that no block is in.
+    pub(super) fn shrink(&mut self) {
+        self.spare = Vec::new();
+    }
+
     pub(super) fn recycle_block(&mut self, block: Block) {
         self.recycle(block.buffers);
     }
