@@ -17,7 +17,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 PACKAGES := gcc g++ libc6-dev ca-certificates python3 \
 	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
 	docker-registry skopeo umoci apache2-utils \
-	squashfs-tools squashfs-tools-ng squashfuse 7zip e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
+	squashfs-tools squashfs-tools-ng squashfuse 7zip cryptsetup-bin e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
 # What `make bench` needs beyond a compiler: the peers, and a registry.
 BENCH_PACKAGES := gcc g++ libc6-dev ca-certificates python3 docker-registry \

@@ -115,6 +115,9 @@ pub struct Pack {
     /// The squashfs file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// The file for its dm-verity tree, in the same directory
+    #[arg(long, value_name = "FILE")]
+    pub verity: Option<PathBuf>,
     #[command(flatten)]
     pub layer: Layer,
     #[command(flatten)]

@@ -65,6 +65,41 @@ fn an_extension_goes_from_directory_to_layer() {
 }
 
 #[test]
+fn a_packed_layer_comes_with_its_hash_tree() {
+    let directory = TempDir::new().unwrap();
+    let image = format!("dir:{}", hello().display());
+    let output = plywood(directory.path(), &["pack", &image, "-o", "hello.sqsh", "--verity", "hello.verity"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains(HELLO_LAYER), "{text}");
+    let root = text.lines().find_map(|line| line.strip_prefix("hello.verity: root hash ")).unwrap();
+    let mut verify = Command::new("veritysetup");
+    verify.args(["verify", "hello.sqsh", "hello.verity", root]).current_dir(directory.path());
+    let verified = verify.output().expect("veritysetup, of the package cryptsetup-bin");
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    assert_eq!(names(directory.path()), ["hello.sqsh", "hello.verity"]);
+}
+
+#[test]
+fn a_layer_depends_on_nothing_around_it() {
+    let image = format!("dir:{}", hello().display());
+    for (around, script) in [
+        ("another umask", "umask 077"),
+        ("another time zone and locale", "export TZ=Asia/Kathmandu LC_ALL=tr_TR.UTF-8 LANG=C"),
+        ("a time of its own", "export SOURCE_DATE_EPOCH=86400"),
+        ("a single processor", "set -- taskset -c \"$(taskset -cp $$ | sed 's/.*[^0-9]//')\" \"$@\""),
+        ("another directory", "mkdir -p below && cd below"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-ec", &format!("{script}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_plywood")]);
+        let output =
+            command.args(["pack", &image, "-o", "o.sqsh"]).current_dir(directory.path()).output().unwrap();
+        assert!(stdout(&output).contains(HELLO_LAYER), "{around}: {}{}", stdout(&output), stderr(&output));
+    }
+}
+
+#[test]
 fn every_violation_is_listed_and_nothing_is_left_behind() {
     let directory = TempDir::new().unwrap();
     bad_extension(directory.path());

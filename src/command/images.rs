@@ -128,10 +128,19 @@ pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
 /// `plywood pack IMAGE -o FILE`: the layer that a machine would build.
 pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     check_output(&arguments.output)?;
+    if let Some(tree) = &arguments.verity {
+        check_output(tree)?;
+        if *tree == arguments.output {
+            return Err(Error::Usage("the layer and its hash tree cannot be one file".into()));
+        }
+    }
     let scratch = Scratch::beside(&arguments.output)?;
     let mut workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     machine::override_layer(&mut workshop.recipe, &arguments.layer)?;
     let layer = workshop.layer(&arguments.image)?;
+    if let Some(tree) = &arguments.verity {
+        layer.export_verity(tree)?;
+    }
     layer.export(&arguments.output)?;
     let record = layer.record();
     super::print(format_args!(
@@ -141,7 +150,13 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
         record.inodes,
         list::size(record.size),
         record.digest,
-    ))
+    ))?;
+    match (&arguments.verity, &record.verity_root) {
+        (Some(tree), Some(root)) => {
+            super::print(format_args!("{}: root hash {}", tree.display(), root.hex()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The layer is renamed to its place, which would take a device's node away

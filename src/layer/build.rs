@@ -157,7 +157,8 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn open(staged: &StagedLayer, recipe: &'a Recipe) -> Result<Self, Cause> {
         let file = staged.file().map_err(Cause::Hash)?;
-        let writer = Writer::new(file, recipe.options()).map_err(Cause::Write)?;
+        let tree = staged.verity_file().map_err(Cause::Hash)?;
+        let writer = Writer::with_hash_tree(file, tree, recipe.options()).map_err(Cause::Write)?;
         Ok(Self { recipe, writer, manifests: Vec::new() })
     }
 
@@ -272,6 +273,7 @@ impl Builder<'_> {
             digest,
             size: summary.bytes,
             inodes: summary.inodes.into(),
+            verity_root: summary.verity_root,
             name: manifest.name().into(),
             version: manifest.metadata().version.clone(),
             manifest: String::from_utf8_lossy(&manifest_bytes).into_owned(),

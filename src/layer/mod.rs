@@ -17,6 +17,7 @@ pub mod squashfs;
 pub mod tar;
 pub mod tree;
 mod unpack;
+mod verity;
 pub mod version;
 
 pub use build::{BuildError, Cause, Recipe, Unfit, build, check_fits, manifest_of};

@@ -362,6 +362,7 @@ mod tests {
             digest: Digest::sha256(b""),
             size: 0,
             inodes: 1,
+            verity_root: None,
             name: "tools".into(),
             version: "1".into(),
             manifest: String::new(),

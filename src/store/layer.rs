@@ -1,8 +1,8 @@
 //! Layers on disk: an immutable squashfs and a record beside it.
 //!
-//! `layers/<key>.sqsh` is the image, `layers/<key>.json` the [`LayerRecord`].
-//! The record gets its name first and the image second, so an image without a
-//! record was never finished.
+//! `layers/<key>.sqsh` is the image, `layers/<key>.json` the [`LayerRecord`],
+//! `layers/<key>.verity` the image's dm-verity tree. The image gets its name
+//! last, so whatever lies there without one was never finished.
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
@@ -49,6 +49,9 @@ pub struct LayerRecord {
     pub size: u64,
     /// Files, directories and symlinks in it.
     pub inodes: u64,
+    /// The root hash of its dm-verity tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity_root: Option<Digest>,
     /// The extension's name, from its manifest.
     pub name: String,
     /// The extension's version, from its manifest.
@@ -77,7 +80,7 @@ impl LayerRecord {
 pub struct Layer {
     key: LayerKey,
     path: PathBuf,
-    record: LayerRecord,
+    record: Box<LayerRecord>,
 }
 
 /// Why a layer could not be stored or opened.
@@ -95,12 +98,20 @@ pub enum LayerError {
 
 /// A layer being built. Nothing of it is left if it is dropped.
 #[derive(Debug)]
-pub struct StagedLayer(Staged);
+pub struct StagedLayer {
+    squashfs: Staged,
+    verity: Staged,
+}
 
 impl StagedLayer {
     /// The file to build the squashfs in, empty.
     pub fn file(&self) -> io::Result<File> {
-        self.0.file.try_clone()
+        self.squashfs.file.try_clone()
+    }
+
+    /// The file for the squashfs' dm-verity tree, empty.
+    pub fn verity_file(&self) -> io::Result<File> {
+        self.verity.file.try_clone()
     }
 }
 
@@ -140,6 +151,15 @@ impl Layer {
         fs::rename(&self.path, path).map_err(io)?;
         sync_parent(path).map_err(io)
     }
+
+    /// As [`export`](Self::export), the dm-verity tree of the squashfs.
+    pub fn export_verity(&self, path: &Path) -> Result<(), LayerError> {
+        let io = |source| LayerError::Io { action: "export the hash tree of", key: self.key, source };
+        let tree = verity_path(&self.path);
+        fs::set_permissions(&tree, Permissions::from_mode(0o644)).map_err(io)?;
+        fs::rename(tree, path).map_err(io)?;
+        sync_parent(path).map_err(io)
+    }
 }
 
 /// Opens and checks `layers` as [`Layer::open`] does, on all cores: nothing at
@@ -164,13 +184,17 @@ impl Store {
     /// built again.
     pub fn remove_layer(&self, _lock: &Lock, key: &LayerKey) -> Result<(), LayerError> {
         let path = self.layer_path(key);
-        let removed = fs::remove_file(&path).and_then(|()| sync_parent(&path));
+        let removed = fs::remove_file(&path).and_then(|()| match fs::remove_file(verity_path(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_parent(&path),
+        });
         removed.map_err(|source| LayerError::Io { action: "remove", key: *key, source })
     }
 
     /// A place to build a layer in.
     pub fn stage_layer(&self) -> Result<StagedLayer, LayerError> {
-        self.stage().map(StagedLayer).map_err(|source| LayerError::Stage { source })
+        let staged = self.stage().and_then(|squashfs| Ok(StagedLayer { squashfs, verity: self.stage()? }));
+        staged.map_err(|source| LayerError::Stage { source })
     }
 
     /// Gives a built layer its name.
@@ -184,15 +208,17 @@ impl Store {
         self.replace_record(&self.record_path(&key), RECORD_FORMAT, &record)
             .map_err(io("write the record of"))?;
         let path = self.layer_path(&key);
-        staged.0.file.set_permissions(Permissions::from_mode(0o400)).map_err(io("protect"))?;
-        staged.0.persist(&path).map_err(io("name"))?;
-        Ok(Layer { key, path, record })
+        for (staged, path) in [(staged.verity, &verity_path(&path)), (staged.squashfs, &path)] {
+            staged.file.set_permissions(Permissions::from_mode(0o400)).map_err(io("protect"))?;
+            staged.persist(path).map_err(io("name"))?;
+        }
+        Ok(Layer { key, path, record: Box::new(record) })
     }
 
     /// The stored layer with this key, if it is whole as far as its record
     /// and length tell; [`Layer::open`] checks the rest.
     pub fn layer(&self, key: &LayerKey) -> Option<Layer> {
-        let record: LayerRecord = record::read(&self.record_path(key), RECORD_FORMAT).ok()?;
+        let record: Box<LayerRecord> = record::read(&self.record_path(key), RECORD_FORMAT).ok()?;
         let path = self.layer_path(key);
         let metadata = fs::symlink_metadata(&path).ok()?;
         (metadata.is_file() && metadata.len() == record.size).then_some(Layer { key: *key, path, record })
@@ -205,6 +231,11 @@ impl Store {
     fn record_path(&self, key: &LayerKey) -> PathBuf {
         self.path.join(format!("layers/{key}.json"))
     }
+}
+
+/// Where a squashfs' hash tree is.
+fn verity_path(squashfs: &Path) -> PathBuf {
+    squashfs.with_extension("verity")
 }
 
 /// The digest of a whole file from its start.
@@ -234,6 +265,7 @@ mod tests {
             digest: Digest::sha256(b"squashfs"),
             size: 8,
             inodes: 1,
+            verity_root: None,
             name: "tools".into(),
             version: "1".into(),
             manifest: "version: v1alpha1\n".into(),

@@ -14,7 +14,7 @@ use super::error::WriteError;
 use super::format::HOLE;
 use super::fragment::{Fragment, Packer};
 use super::identity::{Identity, Sequence};
-use super::output::Output;
+use super::output::{Mark, Output};
 use super::pool::{Block, Buffers, Pool, Purpose, Ticket};
 use super::{FileId, Options};
 
@@ -66,6 +66,8 @@ enum Owner {
 struct Extent {
     content: usize,
     start: u64,
+    /// Where it is taken back to if it is no new one.
+    before: Mark,
     identity: Sequence,
 }
 
@@ -226,8 +228,10 @@ impl Data {
         if self.open.as_ref().is_none_or(|extent| extent.content != content) {
             self.close_extent();
         }
-        let start = self.output.append(block.bytes())?;
-        let extent = self.open.get_or_insert_with(|| Extent { content, start, identity: Sequence::new() });
+        let start = self.output.position();
+        let new = || Extent { content, start, before: self.output.mark(), identity: Sequence::new() };
+        let extent = self.open.get_or_insert_with(new);
+        self.output.append(block.bytes())?;
         extent.identity.push(&block.identity);
         self.contents[content].blocks[index] = block.size_word();
         Ok(())
@@ -236,15 +240,15 @@ impl Data {
     /// Decides whether the extent just written is new. If it is not, it is
     /// taken back, and the next one is written over it.
     fn close_extent(&mut self) {
-        let Some(extent) = self.open.take() else { return };
-        let start = match self.extents.entry(extent.identity.finish()) {
+        let Some(Extent { content, start, before, identity }) = self.open.take() else { return };
+        let start = match self.extents.entry(identity.finish()) {
             Entry::Occupied(known) => {
-                self.output.rewind(extent.start);
+                self.output.rewind(before);
                 *known.get()
             }
-            Entry::Vacant(new) => *new.insert(extent.start),
+            Entry::Vacant(new) => *new.insert(start),
         };
-        self.contents[extent.content].start = start;
+        self.contents[content].start = start;
     }
 }
 

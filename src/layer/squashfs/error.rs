@@ -9,6 +9,8 @@ use crate::text::Escaped;
 /// by whoever knows its name.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
+    #[error("cannot write the image's hash tree")]
+    Verity { source: io::Error },
     #[error("block size {0} is not a power of two from 4096 to 1048576")]
     BlockSize(u32),
     #[error("{compressor} has no compression level {level}")]

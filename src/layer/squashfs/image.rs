@@ -8,7 +8,7 @@ use super::codec::Compression;
 use super::data::Written;
 use super::error::WriteError;
 use super::format::{Superblock, flags};
-use super::output::Output;
+use super::output::{Finished, Output};
 use super::walk::{Tables, walk};
 use super::{Options, Summary, metadata, table};
 use crate::layer::tree::{Attributes, Directory};
@@ -54,7 +54,6 @@ pub(super) fn finish(
         xattr_table: xattrs.append(&mut output, compression)?,
         bytes_used: output.position(),
     };
-    output.write_at(&superblock.encode(), 0)?;
-    let (file, bytes) = output.finish()?;
-    Ok(Summary { file, bytes, inodes: superblock.inodes })
+    let Finished { file, bytes, verity_root } = output.finish(&superblock.encode())?;
+    Ok(Summary { file, bytes, inodes: superblock.inodes, verity_root })
 }

@@ -29,6 +29,8 @@ use std::io::Read;
 use std::num::NonZeroUsize;
 
 use super::tree::{Attributes, Directory};
+use super::verity::HashTree;
+use crate::oci::Digest;
 use data::Data;
 use format::{MAX_BLOCK_SIZE, MIN_BLOCK_SIZE};
 use output::Output;
@@ -83,6 +85,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Directories, files and symlinks, the root among them.
     pub inodes: u32,
+    /// The root hash of the dm-verity tree, if one was written.
+    pub verity_root: Option<Digest>,
 }
 
 /// An image in the making.
@@ -97,8 +101,17 @@ pub struct Writer {
 impl Writer {
     /// Starts an image in `file`, which is overwritten from its first byte on.
     pub fn new(file: File, options: Options) -> Result<Self, WriteError> {
+        Self::start(Output::new(file, None), options)
+    }
+
+    /// As [`new`](Self::new), and writes a dm-verity tree of the image, with
+    /// its superblock, to the file `tree`.
+    pub fn with_hash_tree(file: File, tree: File, options: Options) -> Result<Self, WriteError> {
+        Self::start(Output::new(file, Some(HashTree::new(tree))), options)
+    }
+
+    fn start(mut output: Output, options: Options) -> Result<Self, WriteError> {
         options.check()?;
-        let mut output = Output::new(file);
         image::reserve_head(&mut output, options.compression)?;
         Ok(Self { options, data: Data::new(output, &options)? })
     }

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_lookup_table_ends_with_the_positions_of_its_blocks() {
-        let mut output = Output::new(tempfile::tempfile().unwrap());
+        let mut output = Output::new(tempfile::tempfile().unwrap(), None);
         output.append(&[0; 50]).unwrap();
         let positions = append_records(&mut output, Compression::None, &[7; 8192 + 16]).unwrap();
         assert_eq!(positions, [50_u64.to_le_bytes(), (50 + 8194_u64).to_le_bytes()].concat());
