@@ -9,6 +9,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::error::WriteError;
 use super::format::HOLE;
@@ -29,8 +30,8 @@ pub(super) struct Content {
     pub(super) sparse: u64,
     /// The tail, unless that is a hole.
     pub(super) fragment: Option<Fragment>,
-    /// Stored sizes of its blocks, which follow one another.
-    pub(super) blocks: Vec<u32>,
+    /// Which of all blocks are its own.
+    pub(super) blocks: Range<u32>,
 }
 
 /// A fragment block in the image.
@@ -42,8 +43,25 @@ pub(super) struct FragmentBlock {
 /// All contents, written.
 pub(super) struct Written {
     pub(super) output: Output,
-    pub(super) contents: Vec<Content>,
+    pub(super) contents: Contents,
     pub(super) fragments: Vec<FragmentBlock>,
+}
+
+/// Where the contents of all files are.
+#[derive(Default)]
+pub(super) struct Contents {
+    list: Vec<Content>,
+    /// Stored sizes of blocks; those of one content follow one another.
+    blocks: Vec<u32>,
+}
+
+impl Contents {
+    /// Where one file's content is, and its block list.
+    pub(super) fn get(&self, id: FileId) -> Option<(&Content, &[u32])> {
+        let content = self.list.get(id.0 as usize)?;
+        let Range { start, end } = content.blocks;
+        Some((content, self.blocks.get(start as usize..end as usize)?))
+    }
 }
 
 /// A block on its way, and what it belongs to.
@@ -54,7 +72,7 @@ struct Pending {
 
 #[derive(Clone, Copy)]
 enum Owner {
-    /// `index` is the block's in the block list.
+    /// `index` is the block's among all.
     Content {
         content: usize,
         index: usize,
@@ -80,7 +98,7 @@ pub(super) struct Data {
     packer: Packer,
     /// Room for a tail before it is packed.
     tail: Vec<u8>,
-    contents: Vec<Content>,
+    contents: Contents,
     fragments: Vec<FragmentBlock>,
     open: Option<Extent>,
     /// Where extents start, by their identity.
@@ -96,7 +114,7 @@ impl Data {
             queue: VecDeque::new(),
             packer: Packer::new(options.block_size),
             tail: vec![0; options.block_size as usize],
-            contents: Vec::new(),
+            contents: Contents::default(),
             fragments: Vec::new(),
             open: None,
             extents: HashMap::new(),
@@ -104,9 +122,10 @@ impl Data {
     }
 
     pub(super) fn add_file(&mut self, size: u64, reader: &mut dyn Read) -> Result<FileId, WriteError> {
-        let content = self.contents.len();
+        let content = self.contents.list.len();
         let id = u32::try_from(content).map_err(|_| WriteError::TooMany("files"))?;
-        self.contents.push(Content { size, ..Content::default() });
+        let first = self.block_count()?;
+        self.contents.list.push(Content { size, blocks: first..first, ..Content::default() });
         let mut source = Source { reader, size, offset: 0 };
         while source.left() >= u64::from(self.block_size) {
             self.add_block(content, &mut source)?;
@@ -116,8 +135,12 @@ impl Data {
             self.add_tail(content, tail, &mut source)?;
         }
         source.check_end()?;
-        self.contents[content].blocks.shrink_to_fit();
+        self.contents.list[content].blocks.end = self.block_count()?;
         Ok(FileId(id))
+    }
+
+    fn block_count(&self) -> Result<u32, WriteError> {
+        u32::try_from(self.contents.blocks.len()).map_err(|_| WriteError::TooMany("blocks"))
     }
 
     /// Stores what is still on its way, and forgets what duplicates are found
@@ -130,7 +153,7 @@ impl Data {
         self.close_extent();
         self.extents = HashMap::new();
         self.packer.forget();
-        self.contents.shrink_to_fit();
+        self.contents.list.shrink_to_fit();
         self.pool.shrink();
         Ok(())
     }
@@ -144,9 +167,9 @@ impl Data {
         let mut buffers = self.pool.buffers();
         buffers.input.resize(self.block_size as usize, 0);
         source.fill(&mut buffers.input)?;
-        let index = self.add_hole(content);
+        let index = self.add_hole();
         if is_zero(&buffers.input) {
-            self.contents[content].sparse += u64::from(self.block_size);
+            self.contents.list[content].sparse += u64::from(self.block_size);
             self.pool.recycle(buffers);
             return Ok(());
         }
@@ -158,20 +181,19 @@ impl Data {
         let tail = &mut room[..length];
         source.fill(tail)?;
         if is_zero(tail) {
-            self.add_hole(content);
-            self.contents[content].sparse += length as u64;
+            self.add_hole();
+            self.contents.list[content].sparse += length as u64;
         } else {
-            self.contents[content].fragment = Some(self.pack(tail)?);
+            self.contents.list[content].fragment = Some(self.pack(tail)?);
         }
         self.tail = room;
         Ok(())
     }
 
     /// Adds a block to the block list; until it is stored it is a hole.
-    fn add_hole(&mut self, content: usize) -> usize {
-        let blocks = &mut self.contents[content].blocks;
-        blocks.push(HOLE);
-        blocks.len() - 1
+    fn add_hole(&mut self) -> usize {
+        self.contents.blocks.push(HOLE);
+        self.contents.blocks.len() - 1
     }
 
     fn pack(&mut self, tail: &[u8]) -> Result<Fragment, WriteError> {
@@ -233,7 +255,7 @@ impl Data {
         let extent = self.open.get_or_insert_with(new);
         self.output.append(block.bytes())?;
         extent.identity.push(&block.identity);
-        self.contents[content].blocks[index] = block.size_word();
+        self.contents.blocks[index] = block.size_word();
         Ok(())
     }
 
@@ -248,7 +270,7 @@ impl Data {
             }
             Entry::Vacant(new) => *new.insert(start),
         };
-        self.contents[content].start = start;
+        self.contents.list[content].start = start;
     }
 }
 

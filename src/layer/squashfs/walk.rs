@@ -8,7 +8,7 @@
 
 use super::super::tree::{self, Attributes, Directory, Node};
 use super::codec::Compression;
-use super::data::Content;
+use super::data::Contents;
 use super::directory::{self, Entry, Listing};
 use super::error::WriteError;
 use super::format::Reference;
@@ -99,7 +99,7 @@ impl<'a> Numbering<'a> {
 /// Tables in the making.
 struct Walk<'a> {
     numbering: Numbering<'a>,
-    contents: &'a [Content],
+    contents: &'a Contents,
     /// By index of the directory; empty until it was written.
     listings: Vec<Listing>,
     inodes: MetadataWriter,
@@ -113,7 +113,7 @@ struct Walk<'a> {
 pub(super) fn walk<'a>(
     root: &'a Directory,
     root_attributes: Attributes,
-    contents: &'a [Content],
+    contents: &'a Contents,
     compression: Compression,
 ) -> Result<Tables<'a>, WriteError> {
     let numbering = Numbering::new(root)?;
@@ -161,8 +161,8 @@ impl<'a> Walk<'a> {
                     subdirectory += 1;
                     Kind::Directory { listing: &listing, parent: directory.number }
                 }
-                tree::Content::File(id) => match self.contents.get(id.0 as usize) {
-                    Some(content) => Kind::File(content),
+                tree::Content::File(id) => match self.contents.get(*id) {
+                    Some((content, blocks)) => Kind::File(content, blocks),
                     None => return Err(WriteError::Content { path: path(self) }),
                 },
                 tree::Content::Symlink(target) if is_target(target) => Kind::Symlink(target),
