@@ -106,9 +106,21 @@ impl Recipe {
     }
 
     fn options(&self) -> squashfs::Options {
-        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let workers = processors.min(most_workers(self.compression, self.block_size));
         squashfs::Options { compression: self.compression, block_size: self.block_size, workers }
     }
+}
+
+/// How many compression threads there is memory for: each has the blocks on
+/// their way to and from it, and tables that grow with the block.
+fn most_workers(compression: Compression, block_size: u32) -> NonZeroUsize {
+    const MEMORY: usize = 32 << 20;
+    let tables = match compression {
+        Compression::Xz => 6 << 20,
+        _ => 1 << 20,
+    };
+    NonZeroUsize::new(MEMORY / (tables + 8 * block_size as usize)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Builds `image`'s layer and commits it to `store`.
@@ -343,5 +355,18 @@ mod tests {
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), count);
+    }
+
+    #[test]
+    fn memory_bounds_the_workers() {
+        for (compression, block_size, workers) in [
+            (Compression::default(), 4 << 10, 31),
+            (Compression::default(), 128 << 10, 16),
+            (Compression::default(), 1 << 20, 3),
+            (Compression::Xz, 128 << 10, 4),
+            (Compression::Xz, 1 << 20, 2),
+        ] {
+            assert_eq!(most_workers(compression, block_size).get(), workers, "{compression:?} {block_size}");
+        }
     }
 }
