@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Cause;
 use super::layout::Files;
-use crate::limits::{Bound, Exceeded, Limits};
+use crate::limits::{Bound, Budget, Exceeded, Limits};
 use crate::oci::Digest;
 use crate::store::{Blob, open_regular};
 use crate::text::Escaped;
@@ -49,6 +49,17 @@ pub enum ArchiveError {
 enum Entry {
     File { offset: u64, size: u64 },
     Symlink(Vec<u8>),
+}
+
+impl Entry {
+    /// What it keeps of the archive, in bytes.
+    fn kept(&self, name: &[u8]) -> u64 {
+        let target = match self {
+            Self::File { .. } => 0,
+            Self::Symlink(target) => target.len(),
+        };
+        (name.len() + target) as u64
+    }
 }
 
 /// An indexed archive.
@@ -157,14 +168,15 @@ impl Reader<'_> {
         self.refuse_compressed()?;
         let mut entries = HashMap::new();
         let mut extensions = Extensions::default();
+        let mut budget = Budget::new(*self.limits);
         while let Some(header) = self.header()? {
             match header.kind() {
                 b'x' | b'g' | b'L' | b'K' => self.extend(&header, &mut extensions)?,
                 _ => {
                     let entry = self.entry(&header, std::mem::take(&mut extensions))?;
                     let Some((name, entry)) = entry else { continue };
-                    let count = entries.len() as u64 + 1;
-                    self.limits.check(Bound::ArchiveEntries, count).map_err(ArchiveError::TooMany)?;
+                    budget.spend(Bound::ArchiveEntries, 1).map_err(ArchiveError::TooMany)?;
+                    budget.spend(Bound::Names, entry.kept(&name)).map_err(ArchiveError::TooMany)?;
                     if entries.insert(name.clone(), entry).is_some() {
                         return Err(ArchiveError::Duplicate(name));
                     }

@@ -38,10 +38,14 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn open(bytes: &[u8]) -> Result<Archive, String> {
+    open_within(bytes, Limits::default())
+}
+
+fn open_within(bytes: &[u8], limits: Limits) -> Result<Archive, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.tar");
     fs::write(&path, bytes).unwrap();
-    Archive::open(&path, &Limits::default()).map_err(|cause| match cause {
+    Archive::open(&path, &limits).map_err(|cause| match cause {
         Cause::Archive { source, .. } => source.to_string(),
         cause => cause.to_string(),
     })
@@ -145,4 +149,15 @@ fn symlinks_are_followed_once_and_not_out_of_the_archive() {
         let bytes = [link("d/a", target), link("d/c", b"real"), entry("d/real", b'0', b"data")].concat();
         assert!(open(&bytes).unwrap().read("d/a").is_err(), "{target:?}");
     }
+}
+
+/// They are kept in memory, and a pax header holds a long one.
+#[test]
+fn names_and_link_targets_together_are_bounded() {
+    let link = |name: &str| [pax(&[("linkpath", &"t".repeat(500))]), entry(name, b'2', b"")].concat();
+    let archive = [link("a"), link("b"), entry("c", b'0', b"")].concat();
+    let limits = |names| Limits::default().with(Bound::Names, names);
+    open_within(&archive, limits(1003)).unwrap();
+    let error = open_within(&archive, limits(1002)).unwrap_err();
+    assert!(error.starts_with("the tar has more than the limit of 1002 bytes for all names"), "{error}");
 }
