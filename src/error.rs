@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use crate::command::build::WriteImageError;
 use crate::command::unpack::UnpackError;
 use crate::config::Problems;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, FileError};
 use crate::layer::manifest::HostError;
 use crate::layer::rules::RulesError;
 use crate::layer::{BuildError, Unfit};
@@ -36,6 +36,8 @@ pub enum Error {
     Rules(#[from] RulesError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error(transparent)]
+    FetchFile(#[from] FileError),
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("the layer of {image} in the store cannot be used")]

@@ -68,6 +68,13 @@ fn is_invisible(c: char) -> bool {
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Text as a part of a URL: what is not unreserved in RFC 3986, 2.3, as `%XX`.
+pub fn percent_encoded(text: &str) -> String {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encode = |byte| if unreserved(byte) { char::from(byte).into() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
+}
+
 /// Seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
 /// Days of 400 years, after which the calendar repeats.

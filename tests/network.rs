@@ -7,9 +7,12 @@ mod lan;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lan::{DhcpServer, Host, Manners, TimeServer, advertise_router, cable, time_answer};
+use lan::{
+    Datagrams, DhcpServer, Host, Manners, NameServer, TimeServer, advertise_router, cable, time_answer,
+};
 use plywood::sys::net::{
     Address, Link, MacAddress, NetError, NetworkState, Requests, Route, Rtnetlink, Via, configure,
 };
@@ -468,5 +471,35 @@ fn a_time_server_is_believed_only_where_it_answers_the_question() {
             (Ok(time), Ok(expected)) => assert!(expected <= time && time < expected + 10, "{rule}: {time}"),
             (time, expected) => assert_eq!(time, expected.map_err(str::to_owned), "{rule}"),
         }
+    }
+}
+
+#[test]
+fn names_are_found_by_udp_and_tcp_and_beyond_a_dead_server() {
+    for (rule, servers, datagrams) in [
+        ("one server", &["10.9.0.1"][..], Datagrams::Whole),
+        ("cut answers", &["10.9.0.1"], Datagrams::Truncated),
+        ("two dead servers first", &["10.9.0.8", "10.9.0.9", "10.9.0.1"], Datagrams::Whole),
+    ] {
+        let (machine, lan) = (Machine::new(), Host::new());
+        cable(&machine.host, "eth0", &lan, "10.9.0.1/24");
+        let server = NameServer::start(&lan, datagrams);
+        let servers: Vec<_> = servers.iter().map(|server| ("nameserver", *server)).collect();
+        machine.configure(&[&[("ip", "10.9.0.5::10.9.0.1:24::eth0:none")], &servers[..]].concat()).unwrap();
+        for dead in ["10.9.0.8", "10.9.0.9"] {
+            // Questions get lost, as behind a firewall.
+            machine.host.ip(&format!("neigh add {dead} lladdr 02:00:00:00:00:08 dev eth0"));
+        }
+        let (resolv_conf, state) = (machine.resolv_conf(), machine.directory.path().join("state"));
+        let output = machine.host.run(move || {
+            let script = "mount --bind \"$1\" /etc/resolv.conf && exec \"$2\" pull --state \"$3\" registry.test:5000/a:b";
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script, "sh"]).arg(resolv_conf);
+            command.arg(env!("CARGO_BIN_EXE_plywood")).arg(state).output().expect("network tests need unshare")
+        });
+        // Nobody listens there, which only who has found the address can know.
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("Connection refused"), "{rule}: {text}");
+        assert_eq!(server.was_asked_by_tcp(), datagrams == Datagrams::Truncated, "{rule}");
     }
 }

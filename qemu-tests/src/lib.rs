@@ -18,9 +18,11 @@ mod machine;
 mod program;
 mod registry;
 pub mod says;
+mod web;
 
 pub use console::{Console, Transcript};
 pub use disk::Disk;
 pub use extension::Extension;
 pub use machine::{Initramfs, Kernel, Machine, Network, Root};
 pub use registry::Registry;
+pub use web::{Proxy, Web};

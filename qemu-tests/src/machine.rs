@@ -17,8 +17,9 @@ use crate::program::{QEMU, scratch, source_tree};
 /// The host may be busy with other machines; nothing waits this long in vain.
 const DEFAULT_TIME: Duration = Duration::from_secs(300);
 
-/// Kernel arguments of every machine: the console, and a panic that ends it.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1";
+/// Kernel arguments of every machine: the console, a panic that ends it, and no
+/// test of the timer, which comes too late where the host is busy.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 no_timer_check";
 
 /// QEMU 7.2 computes wrong flags for cmpxchg16b now and then, and a kernel
 /// 6.12 that allocates memory with it then faults at a random place.
@@ -92,14 +93,27 @@ impl Root {
     }
 }
 
-/// How the machine reaches the host.
+/// What a network card is connected to.
 #[derive(Clone, Copy)]
 pub enum Network {
-    /// No network card.
-    None,
     /// QEMU's user network: DHCP offers 10.0.2.15, the host's loopback is
     /// 10.0.2.2 and fec0::2.
     User,
+    /// The same without IPv4: a router advertises fec0::/64.
+    UserV6,
+    /// A switch with nobody else.
+    Silent,
+}
+
+impl Network {
+    /// The backend of card `number`, as `-netdev` has it.
+    fn backend(self, number: usize) -> String {
+        match self {
+            Network::User => format!("user,id=net{number},restrict=off"),
+            Network::UserV6 => format!("user,id=net{number},restrict=off,ipv4=off"),
+            Network::Silent => format!("hubport,id=net{number},hubid={number}"),
+        }
+    }
 }
 
 /// A description of a machine; [`Machine::boot`] starts it.
@@ -110,7 +124,8 @@ pub struct Machine {
     files: Archive,
     arguments: Vec<String>,
     disks: Vec<Disk>,
-    network: Network,
+    cards: Vec<Network>,
+    options: Vec<String>,
     time: Duration,
     scratch: PathBuf,
 }
@@ -126,7 +141,8 @@ impl Machine {
             files: Archive::default(),
             arguments: vec![KERNEL_ARGUMENTS.into()],
             disks: Vec::new(),
-            network: Network::None,
+            cards: Vec::new(),
+            options: Vec::new(),
             time: DEFAULT_TIME,
             scratch: scratch(name),
         }
@@ -178,8 +194,30 @@ impl Machine {
         self
     }
 
+    /// Adds the next network card, `eth0`, `eth1`, ….
     pub fn network(mut self, network: Network) -> Self {
-        self.network = network;
+        self.cards.push(network);
+        self
+    }
+
+    /// Writes the packets of the first card to the file that is returned, in
+    /// the format of pcap.
+    pub fn capture(mut self) -> (Self, PathBuf) {
+        let file = self.scratch.join("packets.pcap");
+        let filter = format!("filter-dump,id=dump0,netdev=net0,file={}", file.display());
+        self.options.extend(["-object".into(), filter]);
+        (self, file)
+    }
+
+    /// What the hardware clock says at power on, as `1970-01-01`.
+    pub fn clock(mut self, date: &str) -> Self {
+        self.options.extend(["-rtc".into(), format!("base={date}")]);
+        self
+    }
+
+    /// What the firmware says of the machine.
+    pub fn identity(mut self, uuid: &str, serial: &str) -> Self {
+        self.options.extend(["-smbios".into(), format!("type=1,uuid={uuid},serial={serial}")]);
         self
     }
 
@@ -191,7 +229,7 @@ impl Machine {
 
     /// Powers the machine on.
     pub fn boot(self) -> Console {
-        let Self { name, kernel, initramfs, files, arguments, disks, network, time, scratch } = self;
+        let Self { name, kernel, initramfs, files, arguments, disks, cards, options, time, scratch } = self;
         let initrd = scratch.join("initramfs.cpio");
         write_initramfs(&initrd, kernel, &initramfs, files);
         let mut qemu = QEMU.tied_to_this_thread();
@@ -205,11 +243,12 @@ impl Machine {
         for disk in &disks {
             qemu.args(["-drive", &disk.drive()]);
         }
-        if let Network::User = network {
+        for (number, card) in cards.iter().enumerate() {
             // Without a boot ROM the firmware has nothing to wait for.
-            qemu.args(["-netdev", "user,id=net0,restrict=off"])
-                .args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+            qemu.args(["-netdev", &card.backend(number)])
+                .args(["-device", &format!("virtio-net-pci,netdev=net{number},romfile=")]);
         }
+        qemu.args(&options);
         let child = qemu
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

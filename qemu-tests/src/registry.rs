@@ -15,7 +15,7 @@ use crate::program::{BASE64, HTPASSWD, REGISTRY, SKOPEO, run, scratch};
 const USER: &str = "plywood";
 const PASSWORD: &str = "correct horse";
 /// Where QEMU's user network shows the host's loopback.
-const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(crate) const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 
 const READY_WITHIN: Duration = Duration::from_secs(30);

@@ -10,6 +10,8 @@ pub const AN_EXTENSION: &str = "GUEST: extensions.yaml: *image:";
 pub const AN_OVERLAY: &str = "GUEST: mount: /* overlay ";
 pub const USR_IS_WRITABLE: &str = "GUEST: /usr is writable";
 pub const USR_IS_READ_ONLY: &str = "GUEST: /usr is read-only";
+pub const HAS_A_ROUTE: &str = "GUEST: has a route";
+pub const NO_ROUTE: &str = "GUEST: no route";
 pub const A_FAILED_UNIT: &str = "GUEST: failed unit: ";
 pub const DEBIAN: &str = "GUEST: os-release: debian";
 

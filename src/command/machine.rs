@@ -217,6 +217,11 @@ fn proxies_of_environment() -> Result<Proxies, Error> {
     Ok(proxies)
 }
 
+/// The same where no configuration is known yet.
+pub fn network_before_config() -> fetch::Network {
+    fetch::Network { roots: system_roots(), ..fetch::Network::default() }
+}
+
 /// The certificates of the first bundle there is (Debian, Fedora, SUSE), else
 /// the ones compiled in.
 fn system_roots() -> Authorities {

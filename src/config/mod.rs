@@ -81,6 +81,14 @@ impl Config {
         &self.registries
     }
 
+    /// Whether it holds what is not for everybody to read.
+    pub fn has_secrets(&self) -> bool {
+        let Registries { credentials, tls, .. } = &self.registries;
+        !credentials.is_empty()
+            || tls.values().any(|tls| tls.client_identity.is_some())
+            || self.proxies.has_password()
+    }
+
     /// Kernel modules to load, in this order.
     pub fn modules(&self) -> &[KernelModule] {
         &self.modules

@@ -33,6 +33,15 @@ impl FetchError {
     }
 }
 
+/// A file that cannot be fetched by its URL.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot fetch {}", Escaped::new(.url))]
+pub struct FileError {
+    /// Without its query.
+    pub url: String,
+    pub source: EndpointError,
+}
+
 /// What stood in the way. Most variants say what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {

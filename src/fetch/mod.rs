@@ -23,12 +23,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use archive::ArchiveError;
-pub use error::{Attempt, Cause, FetchError};
+pub use error::{Attempt, Cause, FetchError, FileError};
 pub use packed::{Interrupted, Packed, Reader};
 pub use progress::{Event, Progress, Silent};
 pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
-use crate::limits::Limits;
+use crate::limits::{Bound, Limits};
 use crate::oci::registries::{Authorities, Proxies};
 use crate::oci::{Compression, Descriptor, Digest, ImageSource, Platform, Reference, Registries};
 use crate::store::{Blob, Store};
@@ -275,6 +275,21 @@ impl<'a> Fetcher<'a> {
             ImageSource::Directory(_) => directory::locate(self.store, &wanted),
         }
     }
+}
+
+/// Gets one file, which `bound` is for, by its `http` or `https` URL. Nobody
+/// has verified what comes back.
+pub fn file(
+    url: &str,
+    bound: Bound,
+    network: Network,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, FileError> {
+    let registries = Registries::default();
+    let client = registry::Client::new(&registries, network, Limits::default(), progress);
+    // A query may hold what is not for everybody.
+    let shown = url.split('?').next().unwrap_or_default();
+    client.file(url, bound).map_err(|source| FileError { url: shown.into(), source })
 }
 
 /// The image whose manifest, or index, has this digest, if its documents are

@@ -1,6 +1,7 @@
 //! Network namespaces with cables between them, and what answers there.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -226,6 +227,85 @@ impl TimeServer {
         });
         Self(stop)
     }
+}
+
+/// A name server for which every name is that of the machine it runs on,
+/// 10.9.0.1. Over UDP it may say that its answer does not fit. Stops when
+/// dropped.
+pub struct NameServer {
+    stop: Arc<AtomicBool>,
+    by_tcp: Arc<AtomicBool>,
+}
+
+/// What a name server says over UDP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Datagrams {
+    Whole,
+    /// Nothing but that there is more (RFC 1035, 4.1.1, TC).
+    Truncated,
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl NameServer {
+    pub fn start(host: &Host, datagrams: Datagrams) -> Self {
+        let server = Self { stop: Arc::default(), by_tcp: Arc::default() };
+        let (ended, by_tcp) = (server.stop.clone(), server.by_tcp.clone());
+        host.run(move || {
+            let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+            udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+            tcp.set_nonblocking(true).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while !ended.load(Ordering::Relaxed) {
+                    if let Ok((length, client)) = udp.recv_from(&mut buffer) {
+                        udp.send_to(&name_answer(&buffer[..length], datagrams), client).unwrap();
+                    }
+                    if let Ok((stream, _)) = tcp.accept() {
+                        by_tcp.store(true, Ordering::Relaxed);
+                        thread::spawn(move || answer_stream(stream));
+                    }
+                }
+            });
+        });
+        server
+    }
+
+    /// Whether anybody has asked over TCP.
+    pub fn was_asked_by_tcp(&self) -> bool {
+        self.by_tcp.load(Ordering::Relaxed)
+    }
+}
+
+/// Answers the questions of one connection, each behind its length.
+fn answer_stream(mut stream: TcpStream) {
+    stream.set_nonblocking(false).unwrap();
+    let mut length = [0; 2];
+    while stream.read_exact(&mut length).is_ok() {
+        let mut question = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut question).unwrap();
+        let answer = name_answer(&question, Datagrams::Whole);
+        stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat()).unwrap();
+    }
+}
+
+/// The question with an address behind it, where it asks for one of IPv4.
+fn name_answer(question: &[u8], datagrams: Datagrams) -> Vec<u8> {
+    let name = question[12..].iter().position(|byte| *byte == 0).unwrap() + 13;
+    let mut answer = question[..name + 4].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
+    if datagrams == Datagrams::Truncated {
+        answer[2] |= 2;
+    } else if question[name..name + 2] == [0, 1] {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 9, 0, 1]);
+    }
+    answer
 }
 
 /// An answer to a question that says `seconds` since 1900 (RFC 5905, 7.3).

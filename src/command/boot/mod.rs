@@ -9,6 +9,7 @@ mod clock;
 mod emergency;
 mod network;
 mod overlay;
+mod remote;
 mod report;
 mod root;
 mod sources;

@@ -54,6 +54,10 @@ impl Boot {
         for link in state.links() {
             log::info!("network: {link}");
         }
+        if !state.nameservers().is_empty() {
+            let servers: Vec<_> = state.nameservers().iter().map(ToString::to_string).collect();
+            log::info!("network: name servers: {}", servers.join(", "));
+        }
         for failure in state.failures() {
             log::warn!("network: {}", kmsg::chain(failure));
         }

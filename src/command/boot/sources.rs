@@ -19,12 +19,14 @@ use base64::engine::general_purpose::STANDARD;
 use super::Boot;
 use super::root::device_deadline;
 use super::state::STATE;
-use crate::config::cmdline::ConfigLocation;
+use crate::config::cmdline::{ConfigLocation, ConfigRequest};
 use crate::config::{MAX_BYTES, Source};
 use crate::error::Error;
+use crate::oci::Digest;
 use crate::store::Origin;
 use crate::sys::block::{self, DeviceSpec};
 use crate::sys::mount::{self, Options};
+use crate::text::Escaped;
 
 /// Where a volume with a configuration is mounted while it is read.
 const VOLUME: &str = "/run/plywood/volume";
@@ -41,8 +43,9 @@ impl Boot {
         &mut self,
         applied: Option<(u32, String)>,
     ) -> Result<(Origin, Vec<Source>), Error> {
-        if let Some(location) = self.parameters.config.clone() {
-            return self.config_at(&location).map(|source| (Origin::Boot, vec![source]));
+        if let Some(request) = self.parameters.config.clone() {
+            let source = self.requested_config(&request)?;
+            return Ok((Origin::Boot, vec![source]));
         }
         if let Some((number, text)) = applied {
             let source = Source { name: format!("generation {number}"), text: text.into_bytes() };
@@ -76,8 +79,20 @@ impl Boot {
         Ok(oem_string().into_iter().collect())
     }
 
-    fn config_at(&mut self, location: &ConfigLocation) -> Result<Source, Error> {
-        match location {
+    /// What `plywood.config=` names, if it is what its digest says.
+    fn requested_config(&mut self, request: &ConfigRequest) -> Result<Source, Error> {
+        let source = self.config_at(request)?;
+        match (request.digest, Digest::sha256(&source.text)) {
+            (Some(expected), actual) if expected != actual => Err(Error::NotBootable(format!(
+                "the configuration {} has the digest {actual}, not {expected} as plywood.config.digest= says",
+                Escaped::new(&source.name),
+            ))),
+            _ => Ok(source),
+        }
+    }
+
+    fn config_at(&mut self, request: &ConfigRequest) -> Result<Source, Error> {
+        match &request.location {
             ConfigLocation::Path(path) => read(path),
             ConfigLocation::Inline(text) => {
                 Ok(Source { name: "plywood.config=inline".into(), text: text.reveal().into() })
@@ -92,10 +107,7 @@ impl Boot {
                 let path = path.clone().unwrap_or_else(|| "config.yaml".into());
                 self.read_from(&device, &path)
             }
-            ConfigLocation::Url(_) => Err(Error::NotBootable(
-                "plywood.config= names a URL; this version reads configurations from files, volumes and inline text"
-                    .into(),
-            )),
+            ConfigLocation::Url(template) => self.config_by_network(template, request),
         }
     }
 
@@ -200,6 +212,33 @@ mod tests {
         }
         for text in ["version: v1alpha1\n", "# a comment\nversion: v1alpha1\n", ""] {
             assert!(!is_for_cloud_init(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink("loop", path("loop")).unwrap();
+        fs::create_dir(path("directory")).unwrap();
+        fs::File::create(path("large")).unwrap().set_len(64 << 20).unwrap();
+        fs::write(path("good"), "a").unwrap();
+        for (name, expected) in [
+            ("fifo", Err("it is not a regular file")),
+            ("directory", Err("it is not a regular file")),
+            ("loop", Err("Too many levels of symbolic links")),
+            ("missing", Err("No such file or directory")),
+            // The parser says that it is one byte too many.
+            ("large", Ok(MAX_BYTES + 1)),
+            ("good", Ok(1)),
+        ] {
+            match (read(&path(name)), expected) {
+                (Ok(source), Ok(length)) => assert_eq!(source.text.len(), length, "{name}"),
+                (Err(error), Err(part)) => assert!(error.chain().contains(part), "{}", error.chain()),
+                (result, _) => panic!("{name}: {:?}", result.map(|source| source.text.len())),
+            }
         }
     }
 

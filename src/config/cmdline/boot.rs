@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use log::LevelFilter;
 
 use super::CommandLine;
+use super::location::ConfigRequest;
 use crate::config::units::parse_duration;
-use crate::oci::registries::Secret;
 use crate::text::Escaped;
 
 /// How to boot. Device specifications are as written; `sys::block` reads them.
@@ -37,8 +35,8 @@ pub struct BootParameters {
     pub shell: bool,
     /// `rd.timeout=SECONDS`: how long to wait for devices; 0 is for ever.
     pub timeout: Option<Duration>,
-    /// `plywood.config=`
-    pub config: Option<ConfigLocation>,
+    /// `plywood.config=`, and what pins it
+    pub config: Option<ConfigRequest>,
     /// `plywood.state=`: a device specification or an absolute path.
     pub state: Option<String>,
     /// `plywood.skip=NAME[,NAME]`, perhaps several times: extensions to leave out.
@@ -71,20 +69,6 @@ pub enum RootWait {
     Forever,
 }
 
-/// Where to find the machine's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigLocation {
-    /// An absolute path in the initramfs.
-    Path(PathBuf),
-    /// `LABEL=name[:path]`: on the volume of this label. The path is relative
-    /// to the volume's root and does not lead out of it.
-    Label { label: String, path: Option<PathBuf> },
-    /// `http://` or `https://`
-    Url(String),
-    /// `inline:` and base64 of the text itself.
-    Inline(Secret),
-}
-
 /// What to do when there is nothing left to boot as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureAction {
@@ -98,7 +82,8 @@ pub enum FailureAction {
 }
 
 /// The parameters below `plywood.` that exist.
-const OURS: [&str; 6] = ["config", "state", "skip", "generation", "onfailure", "log"];
+const OURS: [&str; 8] =
+    ["config", "config.digest", "config.key", "state", "skip", "generation", "onfailure", "log"];
 
 impl BootParameters {
     /// Reads what concerns plywood. What is malformed is left out and becomes
@@ -188,13 +173,21 @@ impl Reader<'_> {
     }
 
     /// The value may be or hold a secret, so the warning does not show it.
-    fn config(&mut self) -> Option<ConfigLocation> {
-        let location = parse_location(self.line.get("plywood.config")?);
-        if location.is_none() {
-            let forms = "an absolute path, LABEL=, http://, https:// or inline:";
+    fn config(&mut self) -> Option<ConfigRequest> {
+        let [digest, key] = ["plywood.config.digest", "plywood.config.key"].map(|key| self.line.get(key));
+        let Some(location) = self.line.get("plywood.config") else {
+            if digest.is_some() || key.is_some() {
+                self.warnings
+                    .push("plywood.config.digest and .key say nothing without plywood.config".into());
+            }
+            return None;
+        };
+        let request = ConfigRequest::parse(location, digest, key);
+        if request.is_none() {
+            let forms = "an absolute path, LABEL=, http://, https:// or inline:, and with it a digest and a key that fit";
             self.warnings.push(format!("plywood.config is malformed, ignored (expected {forms})"));
         }
-        location
+        request
     }
 
     fn on_failure(&mut self) -> Option<FailureAction> {
@@ -242,37 +235,11 @@ fn parse_action(text: &str) -> Option<FailureAction> {
     })
 }
 
-fn parse_location(text: &str) -> Option<ConfigLocation> {
-    if let Some(encoded) = text.strip_prefix("inline:") {
-        let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
-        return Some(ConfigLocation::Inline(Secret::new(decoded)));
-    }
-    if let Some(volume) = text.strip_prefix("LABEL=") {
-        return parse_volume(volume);
-    }
-    if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
-        // Everybody on the machine can read the command line: no place for a password.
-        return (!rest.contains('@')).then(|| ConfigLocation::Url(text.into()));
-    }
-    parse_absolute(text).map(ConfigLocation::Path)
-}
-
-/// `name[:path]`
-fn parse_volume(text: &str) -> Option<ConfigLocation> {
-    let (label, path) = match text.split_once(':') {
-        None => (text, None),
-        Some((label, path)) => (label, Some(path.trim_start_matches('/'))),
-    };
-    let leads_out = |path: &str| path.is_empty() || path.split('/').any(|component| component == "..");
-    if label.is_empty() || path.is_some_and(leads_out) {
-        return None;
-    }
-    Some(ConfigLocation::Label { label: label.into(), path: path.map(PathBuf::from) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cmdline::ConfigLocation;
+    use crate::oci::registries::Secret;
 
     fn boot(line: &str) -> BootParameters {
         BootParameters::new(&CommandLine::parse(line.as_bytes()))
@@ -321,7 +288,6 @@ mod tests {
             ("LABEL=X", Some(label(None))),
             ("LABEL=X:/a/b.yaml", Some(label(Some("a/b.yaml")))),
             ("LABEL=X:a", Some(label(Some("a")))),
-            ("https://h/x", Some(ConfigLocation::Url("https://h/x".into()))),
             ("inline:YTog", Some(ConfigLocation::Inline(Secret::new("a: ".into())))),
             ("inline:!", None),
             ("inline:/w==", None),
@@ -335,7 +301,7 @@ mod tests {
         ] {
             let parameters = boot(&format!("plywood.config={value}"));
             assert_eq!(parameters.warnings.is_empty(), expected.is_some(), "{value}");
-            assert_eq!(parameters.config, expected, "{value}");
+            assert_eq!(parameters.config.map(|request| request.location), expected, "{value}");
         }
         assert!(!format!("{:?}", boot("plywood.config=inline:YTog")).contains("a: "));
     }
@@ -387,7 +353,7 @@ mod tests {
         for (line, expected) in [
             (
                 "plywood.skp=a",
-                "plywood.skp is not a parameter, expected one of plywood.config, plywood.state, plywood.skip, plywood.generation, plywood.onfailure, plywood.log",
+                "plywood.skp is not a parameter, expected one of plywood.config, plywood.config.digest, plywood.config.key, plywood.state, plywood.skip, plywood.generation, plywood.onfailure, plywood.log",
             ),
             ("plywood.generation=new", "plywood.generation=new is malformed, ignored"),
             ("plywood.generation=-1", "plywood.generation=-1 is malformed, ignored"),
@@ -397,8 +363,16 @@ mod tests {
             ("plywood=perhaps", "plywood is neither on nor off, ignored"),
             ("plywood.log=loud", "plywood.log=loud is malformed, ignored"),
             (
+                "plywood.config.digest=sha256:00",
+                "plywood.config.digest and .key say nothing without plywood.config",
+            ),
+            (
+                "plywood.config=/a plywood.config.digest=sha256:00",
+                "plywood.config is malformed, ignored (expected an absolute path, LABEL=, http://, https:// or inline:, and with it a digest and a key that fit)",
+            ),
+            (
                 "plywood.config=inline:aHVudGVyMg=",
-                "plywood.config is malformed, ignored (expected an absolute path, LABEL=, http://, https:// or inline:)",
+                "plywood.config is malformed, ignored (expected an absolute path, LABEL=, http://, https:// or inline:, and with it a digest and a key that fit)",
             ),
         ] {
             assert_eq!(boot(line).warnings, [expected]);

@@ -7,8 +7,12 @@
 //! extension, a key, a rule or a credential.
 
 mod boot;
+mod key;
+mod location;
 
-pub use boot::{BootParameters, ConfigLocation, FailureAction, RootAccess, RootWait};
+pub use boot::{BootParameters, FailureAction, RootAccess, RootWait};
+pub use key::PublicKey;
+pub use location::{ConfigLocation, ConfigRequest, Unset, UrlTemplate, Variable};
 
 /// The words of a kernel command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod auth;
 mod date;
 mod download;
 mod error;
+mod file;
 mod http;
 mod pull;
 mod retry;

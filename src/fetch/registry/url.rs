@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ureq::http::Uri;
 
-use crate::text::Escaped;
+use crate::text::{Escaped, percent_encoded};
 
 /// An absolute URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,12 +99,6 @@ pub(super) fn form(parameters: &[(&str, &str)]) -> String {
     let pairs: Vec<_> =
         parameters.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
     pairs.join("&")
-}
-
-fn percent_encoded(text: &str) -> String {
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let encode = |byte| if unreserved(byte) { char::from(byte).into() } else { format!("%{byte:02X}") };
-    text.bytes().map(encode).collect()
 }
 
 impl Origin {

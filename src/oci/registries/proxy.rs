@@ -70,6 +70,11 @@ enum Hosts {
 }
 
 impl Proxies {
+    /// Whether one of them is told a password.
+    pub fn has_password(&self) -> bool {
+        [&self.https, &self.http].into_iter().flatten().any(|proxy| proxy.password.is_some())
+    }
+
     /// Sets what one of [`PROXY_VARIABLES`] says; an empty value says nothing.
     /// Other names are passed over.
     pub fn set(&mut self, variable: &str, value: &str) -> Result<(), ProxyError> {
