@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::ImageSource;
 
@@ -27,9 +27,19 @@ pub enum Command {
     /// In an initramfs: assemble the extensions and hand off to init
     Boot(Boot),
     /// On a running machine: prepare the next generation from a configuration
+    #[command(after_help = "Exit codes: 0 done (the text and --json say whether a reboot is needed), \
+        3 nothing to do, 1 failed (nothing was changed), 2 wrong use. A dry run exits as the real one would.")]
     Apply(Apply),
     /// Show the extensions of the running system
     List(List),
+    /// Show what runs, what boots next, every generation, and why
+    Status(Status),
+    /// Make another generation the one that boots next
+    Rollback(Rollback),
+    /// Remove what no generation that is kept needs
+    Gc(Gc),
+    /// Hash everything in the store, and repair it if asked to
+    Verify(Verify),
     /// Mark the running generation as good, so that its boots are no longer counted
     Bless(Bless),
     /// Wait for the end of a generation's time limit, and reboot unless it was blessed
@@ -68,8 +78,46 @@ pub struct Apply {
     /// registries
     #[arg(long = "authfile", value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
+    /// When what was applied runs
+    #[arg(long, value_enum, default_value_t = Mode::Staged)]
+    pub mode: Mode,
+    /// With --mode=try: how long the boot of it may last unless it is blessed by hand
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub timeout: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub state: State,
+}
+
+/// When what was applied runs. The names are those of Talos.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Reboot into it now if the running system is not like it
+    Auto,
+    /// Refuse what needs a reboot
+    NoReboot,
+    /// Reboot into it now
+    Reboot,
+    /// From the next boot on, whenever that is
+    Staged,
+    /// From the next boot on, which has one attempt and a time limit: unless
+    /// `plywood bless` is run by hand in time, the machine goes back
+    Try,
+}
+
+impl Mode {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::NoReboot => "no-reboot",
+            Self::Reboot => "reboot",
+            Self::Staged => "staged",
+            Self::Try => "try",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +125,45 @@ pub struct List {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The generation to boot [default: the last good one, else the previous one]
+    #[arg(value_name = "N")]
+    pub generation: Option<u32>,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Make damaged layers again from the images they came from
+    #[arg(long)]
+    pub repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub state: State,
 }
 
 #[derive(Debug, Args)]

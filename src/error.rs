@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::command::build::WriteImageError;
+use crate::command::collisions::{CollisionError, Collisions};
 use crate::command::unpack::UnpackError;
 use crate::config::Problems;
 use crate::fetch::{FetchError, FileError};
@@ -15,7 +16,7 @@ use crate::layer::manifest::HostError;
 use crate::layer::rules::RulesError;
 use crate::layer::{BuildError, Unfit};
 use crate::mount::OverlayError;
-use crate::store::{GenerationError, LayerError, RecordError, StoreError};
+use crate::store::{BlobError, GenerationError, LayerError, RecordError, StoreError, SweepError};
 use crate::sys::{self, kmsg};
 use crate::text::Escaped;
 
@@ -43,11 +44,23 @@ pub enum Error {
     #[error("the layer of {image} in the store cannot be used")]
     Unfit { image: String, source: Unfit },
     #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Layer(#[from] LayerError),
     #[error(transparent)]
     Generation(#[from] GenerationError),
+    #[error("extensions collide:{0}")]
+    Collisions(Collisions),
+    #[error("cannot look for collisions")]
+    Collision(#[from] CollisionError),
+    #[error("{} has {free} bytes free, {needed} are needed", Escaped::path(.path))]
+    NoSpace { path: PathBuf, needed: u64, free: u64 },
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    #[error("the store is damaged in {count} places")]
+    Damaged { count: usize },
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]

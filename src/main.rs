@@ -7,7 +7,7 @@ use plywood::{cli, command};
 fn main() -> ExitCode {
     let invocation = cli::parse(std::env::args_os(), std::process::id());
     match command::run(invocation) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             log::error!("{}", error.chain());
             error.exit_code()

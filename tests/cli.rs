@@ -197,14 +197,18 @@ fn a_plan_is_shown_without_doing_anything() {
     let apply = |more: &[&str]| {
         let arguments = [&["apply", "-f", "machine.yaml", "--state", "state"], more].concat();
         let output = plywood(directory.path(), &arguments);
-        assert!(output.status.success(), "{}", stderr(&output));
-        stdout(&output)
+        (output.status.code(), stdout(&output) + &stderr(&output))
     };
-    assert!(apply(&["--dry-run"]).contains("to fetch and build"));
+    let shows = |(code, text): (Option<i32>, String), wanted: i32, part: &str| {
+        assert!(code == Some(wanted) && text.contains(part), "{code:?} {text}");
+    };
+    shows(apply(&["--dry-run"]), 0, "to fetch and build");
     assert_eq!(names(directory.path()), ["machine.yaml"]);
-    assert!(apply(&[]).contains("generation 1 is ready"));
-    assert!(apply(&["--dry-run"]).contains("in the store"));
-    assert!(apply(&[]).contains("nothing to do"));
+    shows(apply(&["--mode=no-reboot"]), 1, "--mode=no-reboot does not allow");
+    shows(apply(&["--mode=reboot"]), 2, "does not reboot it");
+    shows(apply(&[]), 0, "generation 1 is ready");
+    shows(apply(&["--dry-run"]), 3, "in the store");
+    shows(apply(&[]), 3, "nothing to do");
     assert_eq!(names(&directory.path().join("state/generations")), ["1"]);
 }
 

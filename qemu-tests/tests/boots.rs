@@ -7,7 +7,12 @@ const STATE: &str = "plywood.state=LABEL=PLYWOOD";
 
 /// A configuration that asks for `images`, the last one on top.
 fn config(images: &[String], registries: &str) -> String {
-    let extensions: String = images.iter().map(|image| format!("      - image: \"{image}\"\n")).collect();
+    let extensions: String = images
+        .iter()
+        .map(|image| {
+            format!("      - image: \"{image}\"\n        overrides: [/usr/local/share/guest/winner]\n")
+        })
+        .collect();
     format!("version: v1alpha1\nmachine:\n  install:\n    extensions:\n{extensions}{registries}")
 }
 

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::collisions::{self, Claim, Collision, Collisions};
 use super::extensions_yaml;
 use super::machine::{self, Machine};
 use super::progress::Console;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::fetch::{self, Fetcher, Network, Resolved};
 use crate::layer::{self, Recipe, Unfit};
 use crate::oci::{Digest, ImageSource, Registries};
-use crate::plan::{Action, Inventory, Plan, Step};
+use crate::plan::{Action, Download, Inventory, Plan, Step, Version};
 use crate::store::{
     Draft, Generation, GenerationRecord, Layer, LayerEntry, Lock, Origin, Proof, Skipped, Store,
 };
@@ -33,6 +34,10 @@ pub struct Assembly<'a> {
     pub machine: &'a Machine,
     pub registries: &'a Registries,
     pub network: &'a Network,
+    /// The base system, which extensions must not collide with.
+    pub base: &'a Path,
+    /// Where documents are kept that only a plan needs.
+    pub notes: &'a Store,
     pub origin: Origin,
     pub proof: Proof,
     /// Seconds since 1970.
@@ -44,14 +49,44 @@ pub type BringUpNetwork<'a> = dyn FnMut() -> Result<(), Error> + 'a;
 
 impl Assembly<'_> {
     /// What would have to be done. Touches no network.
-    pub fn plan(&self, current: Option<GenerationRecord>) -> Plan {
-        let mut inventory = Inventory { layers: BTreeMap::new(), current };
+    pub fn plan(&self, current: Option<&GenerationRecord>, downloads: BTreeMap<String, Download>) -> Plan {
+        let before = current.map(|record| self.versions(record)).unwrap_or_default();
+        let mut inventory = Inventory { layers: BTreeMap::new(), downloads, current: before };
         for extension in self.config.extensions() {
-            if let Some(found) = self.find_stored(&extension.image, inventory.current.as_ref()) {
+            if let Some(found) = self.find_stored(&extension.image, current) {
                 inventory.layers.insert(extension.image.to_string(), found);
             }
         }
         Plan::new(self.config, &inventory)
+    }
+
+    /// The extensions of a generation, as plans compare them.
+    pub fn versions(&self, record: &GenerationRecord) -> Vec<Version> {
+        let version = |entry: &LayerEntry| Version {
+            source: entry.source.clone(),
+            image: Some(entry.image),
+            files: self.store.layer(&entry.key).map(|layer| layer.record().inodes),
+        };
+        record.layers.iter().map(version).collect()
+    }
+
+    /// What would have to be fetched for `plan`, asking registries for the
+    /// documents of images only.
+    pub fn downloads(&self, plan: &Plan) -> Result<BTreeMap<String, Download>, Error> {
+        let mut downloads = BTreeMap::new();
+        for step in plan.steps().iter().filter(|step| step.action == Action::Obtain) {
+            match self.fetcher(&Console::default()).resolve(&step.source) {
+                Ok(resolved) => {
+                    let download = Download { image: *resolved.digest(), bytes: resolved.packed_bytes() };
+                    downloads.insert(step.source.to_string(), download);
+                }
+                Err(error) if step.on_failure == OnFailure::Skip => {
+                    log::warn!("{} would be skipped: {}", step.source, kmsg::chain(&error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(downloads)
     }
 
     /// The layer that `source` is known to stand for, if the store has it and
@@ -93,8 +128,9 @@ impl Assembly<'_> {
 
     /// Looks at an image on this machine, without keeping its content.
     fn resolve_here(&self, source: &ImageSource) -> Option<Resolved> {
-        let resolved = self.fetcher(&Console::default()).resolve(source).ok()?;
-        remove_blobs(self.store, &resolved.blobs().copied().collect::<Vec<_>>());
+        let console = Console::default();
+        let resolved = self.fetcher_into(self.notes, &console).resolve(source).ok()?;
+        remove_blobs(self.notes, &resolved.blobs().copied().collect::<Vec<_>>());
         Some(resolved)
     }
 
@@ -106,20 +142,23 @@ impl Assembly<'_> {
         lock: &Lock,
         bring_up_network: &mut BringUpNetwork,
     ) -> Result<Generation, Error> {
-        let mut layers = Vec::new();
-        let mut skipped = Vec::new();
+        let mut assembled = Assembled::default();
         let mut network = Some(bring_up_network);
+        let mut found = Vec::new();
         for step in plan.steps() {
-            match self.obtain(step, &mut network) {
-                Ok((image, layer)) => layers.push((self.entry(step, image, &layer), layer)),
-                Err(error) if step.on_failure == OnFailure::Skip => {
-                    log::warn!("skipping {}: {}", step.source, error.chain());
-                    skipped.push(Skipped { source: step.source.to_string(), reason: error.chain() });
-                }
-                Err(error) => return Err(error),
+            match self.find(step, &mut network) {
+                Ok(it) => found.push((step, it)),
+                Err(error) => assembled.leave_out(step, error)?,
             }
         }
-        self.commit(lock, layers, skipped)
+        self.check_space(&found)?;
+        for (step, it) in found {
+            match self.obtain(step, it) {
+                Ok((image, layer)) => assembled.layers.push((self.entry(step, image, &layer), layer)),
+                Err(error) => assembled.leave_out(step, error)?,
+            }
+        }
+        self.commit(plan, lock, assembled)
     }
 
     fn entry(&self, step: &Step, image: Digest, layer: &Layer) -> LayerEntry {
@@ -132,14 +171,11 @@ impl Assembly<'_> {
         }
     }
 
-    fn obtain(
-        &self,
-        step: &Step,
-        network: &mut Option<&mut BringUpNetwork>,
-    ) -> Result<(Digest, Layer), Error> {
+    /// The stored layer, or the image that it is to be built from.
+    fn find(&self, step: &Step, network: &mut Option<&mut BringUpNetwork>) -> Result<Found, Error> {
         if let Action::Reuse { image, layer } = &step.action {
             log::info!("{:03} {}: using stored layer {}", step.number, step.source, layer.key());
-            return Ok((*image, layer.clone()));
+            return Ok(Found::Layer(*image, layer.clone()));
         }
         if matches!(step.source, ImageSource::Registry(_))
             && let Some(bring_up) = network.take()
@@ -147,11 +183,34 @@ impl Assembly<'_> {
         {
             log::warn!("no network: {}", error.chain());
         }
-        let console = Console::default();
-        let fetcher = self.fetcher(&console);
         log::info!("{:03} {}: resolving", step.number, step.source);
-        let resolved = fetcher.resolve(&step.source)?;
-        let layer = obtain_layer(&fetcher, resolved.clone(), self.store, self.recipe)?;
+        let resolved = self.fetcher(&Console::default()).resolve(&step.source)?;
+        Ok(Found::Image(Box::new(resolved)))
+    }
+
+    /// Fails if the store cannot hold what is to be fetched: a layer is about
+    /// as long as its image is packed.
+    fn check_space(&self, found: &[(&Step, Found)]) -> Result<(), Error> {
+        let bytes = |(step, found): &(&Step, Found)| match (&step.source, found) {
+            (ImageSource::Registry(_), Found::Image(resolved)) => resolved.packed_bytes(),
+            _ => 0,
+        };
+        let needed = found.iter().map(bytes).fold(0, u64::saturating_add);
+        let free = self.store.free_bytes()?;
+        match needed <= free {
+            true => Ok(()),
+            false => Err(Error::NoSpace { path: self.store.path().into(), needed, free }),
+        }
+    }
+
+    fn obtain(&self, step: &Step, found: Found) -> Result<(Digest, Layer), Error> {
+        let resolved = match found {
+            Found::Layer(image, layer) => return Ok((image, layer)),
+            Found::Image(resolved) => *resolved,
+        };
+        let console = Console::default();
+        let image = *resolved.digest();
+        let layer = obtain_layer(&self.fetcher(&console), resolved, self.store, self.recipe)?;
         log::info!(
             "{:03} {}: layer {} of {} bytes, {}",
             step.number,
@@ -160,22 +219,31 @@ impl Assembly<'_> {
             layer.record().size,
             layer.record().title(),
         );
-        Ok((*resolved.digest(), layer))
+        Ok((image, layer))
     }
 
-    fn commit(
-        &self,
-        lock: &Lock,
-        layers: Vec<(LayerEntry, Layer)>,
-        skipped: Vec<Skipped>,
-    ) -> Result<Generation, Error> {
-        let config = joined(self.sources);
-        let wanted = Wanted { config: Digest::sha256(config.as_bytes()), layers: &layers, skipped: &skipped };
-        if let Some(number) = self.find_committed(&wanted) {
-            log::info!("generation {number} is what the configuration asks for");
-            self.store.activate(lock, number)?;
-            return Ok(self.store.generation(number)?);
+    /// Commits what was assembled, less what collides and may be left out.
+    fn commit(&self, plan: &Plan, lock: &Lock, mut assembled: Assembled) -> Result<Generation, Error> {
+        loop {
+            if let Some(number) = self.find_committed(&assembled) {
+                log::info!("generation {number} is what the configuration asks for");
+                self.store.activate(lock, number)?;
+                return Ok(self.store.generation(number)?);
+            }
+            let collisions = self.collisions(&assembled.layers)?;
+            let Some(first) = collisions.first() else { break };
+            let skippable = |step: &&Step| step.number == first.number && step.on_failure == OnFailure::Skip;
+            match plan.steps().iter().find(skippable) {
+                Some(step) => {
+                    assembled.layers.retain(|(entry, _)| entry.number != step.number);
+                    let theirs = collisions.into_iter().filter(|one| one.number == step.number).collect();
+                    assembled.leave_out(step, Error::Collisions(Collisions(theirs)))?;
+                }
+                None => return Err(Error::Collisions(Collisions(collisions))),
+            }
         }
+        let Assembled { layers, skipped } = assembled;
+        let config = joined(self.sources);
         let extensions = extensions_of(&layers)?;
         let draft = Draft {
             origin: self.origin,
@@ -191,14 +259,30 @@ impl Assembly<'_> {
         Ok(generation)
     }
 
+    /// Where the layers get in each other's way, or in the base's.
+    fn collisions(&self, layers: &[(LayerEntry, Layer)]) -> Result<Vec<Collision>, Error> {
+        let extensions = self.config.extensions();
+        let claims: Vec<_> = layers
+            .iter()
+            .map(|(entry, layer)| Claim {
+                number: entry.number,
+                source: &entry.source,
+                layer,
+                overrides: extensions.get(usize::from(entry.number)).map_or(&[], |one| &one.overrides),
+            })
+            .collect();
+        Ok(collisions::find(&claims, self.base)?)
+    }
+
     /// The generation that is what is wanted already. Of a configuration that
     /// comes with every boot it may be any, so that what was found to be bad
     /// stays that; to apply anew is to want a new one.
-    fn find_committed(&self, wanted: &Wanted<'_>) -> Option<u32> {
+    fn find_committed(&self, wanted: &Assembled) -> Option<u32> {
+        let config = Digest::sha256(joined(self.sources).as_bytes());
         let is_it = |number: &u32| {
-            self.store
-                .generation_record(*number)
-                .is_ok_and(|record| wanted.is(&record) && self.store.generation(*number).is_ok())
+            self.store.generation_record(*number).is_ok_and(|record| {
+                record.config == config && wanted.is(&record) && self.store.generation(*number).is_ok()
+            })
         };
         match self.origin {
             Origin::Boot => self.store.generations().ok()?.into_iter().rev().find(is_it),
@@ -211,8 +295,12 @@ impl Assembly<'_> {
     }
 
     fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
+        self.fetcher_into(self.store, progress)
+    }
+
+    fn fetcher_into<'b>(&'b self, store: &'b Store, progress: &'b Console) -> Fetcher<'b> {
         Fetcher::new(fetch::Machine {
-            store: self.store,
+            store,
             registries: self.registries,
             selection: machine::selection(self.config, self.machine),
             network: self.network.clone(),
@@ -287,18 +375,33 @@ fn recorded<'a>(generation: &'a GenerationRecord, source: &ImageSource) -> Optio
     generation.layers.iter().find(|entry| entry.source == name)
 }
 
-/// What a generation has to be so that no new one is needed.
-struct Wanted<'a> {
-    config: Digest,
-    layers: &'a [(LayerEntry, Layer)],
-    skipped: &'a [Skipped],
+/// Where an extension's layer comes from.
+enum Found {
+    Layer(Digest, Layer),
+    Image(Box<Resolved>),
 }
 
-impl Wanted<'_> {
+/// The layers of a generation to be, in mount order, and what is left out.
+#[derive(Default)]
+struct Assembled {
+    layers: Vec<(LayerEntry, Layer)>,
+    skipped: Vec<Skipped>,
+}
+
+impl Assembled {
+    /// Leaves an extension out, if its configuration allows that.
+    fn leave_out(&mut self, step: &Step, error: Error) -> Result<(), Error> {
+        if step.on_failure != OnFailure::Skip {
+            return Err(error);
+        }
+        log::warn!("skipping {}: {}", step.source, error.chain());
+        self.skipped.push(Skipped { source: step.source.to_string(), reason: error.chain() });
+        Ok(())
+    }
+
     fn is(&self, record: &GenerationRecord) -> bool {
-        record.config == self.config
-            && record.layers.iter().eq(self.layers.iter().map(|(entry, _)| entry))
-            && sources_of(&record.skipped) == sources_of(self.skipped)
+        record.layers.iter().eq(self.layers.iter().map(|(entry, _)| entry))
+            && sources_of(&record.skipped) == sources_of(&self.skipped)
     }
 }
 

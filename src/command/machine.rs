@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::boot::STATE;
+use super::boot::{BASE, STATE};
 use crate::cli;
 use crate::config::{self, Compression, Config, Permission, Source};
 use crate::error::Error;
@@ -18,6 +18,7 @@ use crate::oci::Platform;
 use crate::oci::registries::{Authorities, PROXY_VARIABLES, Proxies, ProxyError};
 use crate::store::Proof;
 use crate::sys::kmsg;
+use crate::sys::mount;
 
 /// Facts about the machine that extensions are for.
 #[derive(Clone, Debug)]
@@ -247,6 +248,13 @@ pub fn state_directory(arguments: &cli::State) -> PathBuf {
         None if booted.is_dir() => booted.into(),
         None => "/var/lib/plywood".into(),
     }
+}
+
+/// The base system of a running machine: below the overlay, where the boot
+/// has kept it in view.
+pub fn base() -> PathBuf {
+    let base = Path::new(BASE);
+    if mount::is_mount_point(base).unwrap_or(false) { base.into() } else { "/".into() }
 }
 
 /// Seconds since 1970.

@@ -9,17 +9,22 @@ pub mod assemble;
 mod bless;
 pub mod boot;
 pub mod build;
+pub mod collisions;
 mod credentials;
 mod decision;
 mod extensions_yaml;
+mod generations;
 mod images;
 mod list;
 pub mod machine;
 mod progress;
+mod status;
 pub mod unpack;
+mod verify;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use log::LevelFilter;
 
@@ -28,15 +33,33 @@ use crate::error::Error;
 use crate::sys::kmsg::{self, Target};
 use crate::sys::process;
 
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// What `apply` was asked for is there already.
+    NothingToDo,
+}
+
+impl Outcome {
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::NothingToDo => ExitCode::from(3),
+        }
+    }
+}
+
 /// Does what the process was asked to.
-pub fn run(invocation: Invocation) -> Result<(), Error> {
+pub fn run(invocation: Invocation) -> Result<Outcome, Error> {
     let is_process_1 = std::process::id() == 1;
     let is_boot = matches!(&invocation.command, Command::Boot(arguments) if arguments.root.is_none());
     if !(is_boot && is_process_1) {
         kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
     }
     process::keep_memory_private()?;
-    match &invocation.command {
+    let done = match &invocation.command {
+        Command::Apply(arguments) => return apply::run(arguments),
         Command::Boot(arguments) => match &arguments.root {
             Some(root) => boot::hook(root),
             // On a running machine it would mount over it, and in the end reboot it.
@@ -45,8 +68,11 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
             )),
             None => boot::init(),
         },
-        Command::Apply(arguments) => apply::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Rollback(arguments) => generations::rollback(arguments),
+        Command::Gc(arguments) => generations::gc(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
         Command::Bless(arguments) => bless::run(arguments),
         Command::Expire(arguments) => bless::expire(arguments),
         Command::Pull(arguments) => images::pull(arguments),
@@ -55,7 +81,8 @@ pub fn run(invocation: Invocation) -> Result<(), Error> {
         Command::Validate(arguments) => images::validate(arguments),
         Command::Inspect(arguments) => images::inspect(arguments),
         Command::Build(arguments) => images::build(arguments),
-    }
+    };
+    done.map(|()| Outcome::Done)
 }
 
 /// Prints a command's result. Whoever closes the pipe has read enough.

@@ -38,16 +38,20 @@ pub fn unpack(layer: &Layer, squashfs: File, directory: &Path) -> Result<(), Unp
     let failed = |source: io::Error| UnpackError::Write { path: b".".to_vec(), source };
     // Its size was checked, and so was what made it.
     let size = layer.record().size;
-    let limits = [Bound::Entries, Bound::Names, Bound::ImageBytes, Bound::Depth]
-        .into_iter()
-        .fold(Limits::default(), |limits, bound| limits.with(bound, bound.most()));
-    let mut reader = Reader::open(squashfs, 0..size, limits)?;
+    let mut reader = Reader::open(squashfs, 0..size, limits_of_a_layer())?;
     let tree = reader.tree(Permission::Refuse)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = openat(CWD, directory, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
     let is_root = rustix::process::geteuid().is_root();
     Unpack { reader, tree: &tree, is_root }.fill(top.as_fd(), b"", &tree.root)?;
     finish(top.as_fd(), &tree.root, is_root).map_err(failed)
+}
+
+/// As much as any layer may hold: what made it has kept its own limits.
+pub fn limits_of_a_layer() -> Limits {
+    [Bound::Entries, Bound::Names, Bound::ImageBytes, Bound::Depth]
+        .into_iter()
+        .fold(Limits::default(), |limits, bound| limits.with(bound, bound.most()))
 }
 
 struct Unpack<'t> {

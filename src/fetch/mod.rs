@@ -361,6 +361,14 @@ impl Resolved {
         &self.chain_id
     }
 
+    /// Bytes of the image's content as it is packed.
+    pub fn packed_bytes(&self) -> u64 {
+        match &self.parts {
+            Parts::Squashfs(blob) => blob.size,
+            Parts::Changesets(parts) => parts.iter().map(|part| part.blob.size).fold(0, u64::saturating_add),
+        }
+    }
+
     /// The stored documents that make the image known: what the reference
     /// named comes first, then indexes and the manifest, then the image
     /// config. Garbage collection has to keep them all.

@@ -1,12 +1,13 @@
 //! Blobs: content named by its digest.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Take, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Store;
+use super::{Lock, Store};
 use crate::oci::{Descriptor, Digest, HashingWriter, VerifyingReader};
 
 /// Content with a digest, somewhere in a file: in the store, in an image
@@ -27,6 +28,8 @@ pub enum BlobError {
     Write { digest: Digest, source: io::Error },
     #[error("cannot read blob {digest}")]
     Read { digest: Digest, source: io::Error },
+    #[error("cannot list the blobs")]
+    List { source: io::Error },
     #[error("cannot write a new blob")]
     Import { source: io::Error },
 }
@@ -122,6 +125,28 @@ impl Store {
         let path = self.blob_path(&digest);
         staged.persist(&path).map_err(failed)?;
         Ok(Blob { path, offset: 0, size, digest })
+    }
+
+    /// The digests of all blobs, as far as their directories can be read.
+    pub fn blobs(&self) -> Result<BTreeSet<Digest>, BlobError> {
+        let mut digests = BTreeSet::new();
+        for algorithm in ["sha256", "sha512"] {
+            let entries = fs::read_dir(self.path.join("blobs").join(algorithm))
+                .map_err(|source| BlobError::List { source })?;
+            for entry in entries {
+                let name = entry.map_err(|source| BlobError::List { source })?.file_name();
+                digests.extend(format!("{algorithm}:{}", name.to_string_lossy()).parse::<Digest>());
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Removes all blobs but `kept`.
+    pub fn keep_blobs(&self, _lock: &Lock, kept: &BTreeSet<Digest>) -> Result<(), BlobError> {
+        for digest in self.blobs()?.difference(kept) {
+            self.remove_blob(digest).map_err(|source| BlobError::Write { digest: *digest, source })?;
+        }
+        Ok(())
     }
 
     /// Removes a blob that is no longer needed, if it is there.

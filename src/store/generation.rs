@@ -193,8 +193,13 @@ impl Store {
         if record.origin != Origin::Apply && !was_chosen() {
             return None;
         }
-        let path = self.generation_path(number).join("config.yaml");
-        text(&path, &record.config, number).ok().map(|config| (number, config))
+        self.config_text(number).ok().map(|config| (number, config))
+    }
+
+    /// The configuration of generation `number`, which outlives its layers.
+    pub fn config_text(&self, number: u32) -> Result<String, GenerationError> {
+        let record = self.generation_record(number)?;
+        text(&self.generation_path(number).join("config.yaml"), &record.config, number)
     }
 
     fn linked(&self, link: &str) -> Result<Option<u32>, GenerationError> {

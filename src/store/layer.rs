@@ -33,6 +33,13 @@ impl LayerKey {
     }
 }
 
+impl LayerKey {
+    /// Whether `text` is a key as files are named by it.
+    pub(super) fn is_one(text: &str) -> bool {
+        text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    }
+}
+
 impl fmt::Display for LayerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.hex())
@@ -222,6 +229,11 @@ impl Store {
         let path = self.layer_path(key);
         let metadata = fs::symlink_metadata(&path).ok()?;
         (metadata.is_file() && metadata.len() == record.size).then_some(Layer { key: *key, path, record })
+    }
+
+    /// Whether there is something in the place of this layer's squashfs.
+    pub fn has_layer_file(&self, key: &LayerKey) -> bool {
+        fs::symlink_metadata(self.layer_path(key)).is_ok()
     }
 
     fn layer_path(&self, key: &LayerKey) -> PathBuf {

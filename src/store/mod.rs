@@ -7,8 +7,10 @@
 
 mod blob;
 mod generation;
+mod inspection;
 mod layer;
 mod record;
+mod sweep;
 mod time;
 mod trials;
 
@@ -28,8 +30,13 @@ pub use generation::{
 };
 pub use layer::{Layer, LayerError, LayerKey, LayerRecord, StagedLayer, digest_of, open_layers};
 pub use record::RecordError;
+pub use sweep::{Blobs, Roots, SweepError, Swept};
 pub use trials::{Mark, Trials, Verdict};
 
+pub use inspection::{Finding, Inspection, Subject};
+
+/// Version of the record `last-boot`.
+const LAST_BOOT_FORMAT: u32 = 1;
 /// Mode of every file that is not a layer, whatever the umask.
 const PRIVATE: u32 = 0o600;
 
@@ -56,6 +63,11 @@ pub struct Lock {
 }
 
 impl Store {
+    /// Opens a state directory that is there, to read it.
+    pub fn open_existing(path: &Path) -> Option<Self> {
+        path.join("generations").is_dir().then(|| Self { path: path.into() })
+    }
+
     /// Opens the state directory and makes what is missing in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |action, path: &Path| {
@@ -78,6 +90,16 @@ impl Store {
     /// The state directory's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes that may still be written to the state directory's volume.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let status = rustix::fs::statvfs(&self.path).map_err(|errno| StoreError::Io {
+            action: "ask for the free space of",
+            path: self.path.clone(),
+            source: errno.into(),
+        })?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
     }
 
     /// Makes this process the only one that changes the store, and removes
@@ -129,6 +151,25 @@ impl Store {
         let mut staged = self.stage()?;
         staged.file.write_all(&record::encode(format, value)?)?;
         staged.persist(path)
+    }
+}
+
+impl Store {
+    /// Keeps what a boot came to, for who asks after the next one. Written
+    /// only if it is another than before.
+    pub fn put_last_boot(&self, _lock: &Lock, report: &impl Serialize) -> Result<(), StoreError> {
+        let path = self.path.join("last-boot");
+        let failed = |source| StoreError::Io { action: "write", path: path.clone(), source };
+        let bytes = record::encode(LAST_BOOT_FORMAT, report).map_err(failed)?;
+        if fs::read(&path).is_ok_and(|before| before == bytes) {
+            return Ok(());
+        }
+        self.replace_record(&path, LAST_BOOT_FORMAT, report).map_err(failed)
+    }
+
+    /// What the last boot came to.
+    pub fn last_boot<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecordError> {
+        record::read(&self.path.join("last-boot"), LAST_BOOT_FORMAT)
     }
 }
 

@@ -18,6 +18,7 @@ mod timeline;
 mod top;
 mod trial;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
@@ -40,6 +41,7 @@ use crate::sys::module::Modules;
 use crate::sys::switch_root::{NewRoot, Pivot};
 use emergency::Fate;
 use network::Connection;
+pub use overlay::BASE;
 use root::SYSROOT;
 pub use state::STATE;
 use timeline::Timeline;
@@ -99,7 +101,7 @@ pub fn hook(root: &Path) -> Result<(), Error> {
     let Mounted { report, .. } = boot.mount_first_that_works()?;
     boot.load_configured_modules();
     boot.leave_network();
-    report::save(&report, &boot.timeline);
+    boot.keep_report(&report);
     Ok(())
 }
 
@@ -177,7 +179,7 @@ impl Boot {
         self.load_configured_modules();
         self.leave_network();
         self.firmware = None;
-        report::save(&report, &self.timeline);
+        self.keep_report(&report);
         // What the kernel made of its command line for its first process:
         // words it does not know, and what follows `--`.
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -352,11 +354,13 @@ impl Boot {
             machine: &machine,
             registries: config.registries(),
             network: &machine::network(&config),
+            base: &self.root.clone(),
+            notes: &store,
             origin,
             proof: machine::proof(&config),
             now: machine::now(),
         };
-        let plan = assembly.plan(current);
+        let plan = assembly.plan(current.as_ref(), BTreeMap::new());
         self.timeline.done("plan");
         let generation = assembly.perform(&plan, &lock, &mut || self.connect(config.network()))?;
         self.timeline.done("layers");

@@ -26,6 +26,10 @@ use crate::sys::mount::{self, Options, Submounts};
 /// Where layers have firmware.
 const FIRMWARE: &str = "usr/lib/firmware";
 
+/// Where the base stays in view below the overlay, for `apply` to compare
+/// extensions with.
+pub const BASE: &str = "/run/plywood/base";
+
 impl Boot {
     /// Mounts `generation` over the root. `None` if it has no layers: then
     /// the base is the root, without an overlay.
@@ -61,6 +65,7 @@ impl Boot {
         let roots = mounted.roots();
         top::write(&roots, &extensions)?;
         let with_firmware = bring_firmware(&roots);
+        self.show_base();
         let attached = mounted.attach(&self.root)?;
         if with_firmware {
             self.offer_firmware();
@@ -77,6 +82,22 @@ impl Boot {
         match SearchPath::set(Path::new("/"), &self.root.join(FIRMWARE)) {
             Ok(path) => self.firmware = Some(path),
             Err(error) => log::warn!("drivers find no firmware of extensions before init starts: {error}"),
+        }
+    }
+
+    /// Keeps the base in view, once.
+    fn show_base(&self) {
+        let base = Path::new(BASE);
+        let shown = fs::create_dir_all(base)
+            .map_err(|source| Error::Write { path: base.into(), source })
+            .and_then(|()| {
+                if !mount::is_mount_point(base)? {
+                    mount::bind(&self.root, base, Submounts::Leave)?;
+                }
+                Ok(())
+            });
+        if let Err(error) = shown {
+            log::warn!("the base is not kept in view: {}", error.chain());
         }
     }
 

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Boot;
+use super::{Boot, report};
 use crate::command::decision::{self, Choice, Count, Decision, Role, Situation};
+use crate::command::list::Report;
 use crate::config::cmdline::{BootParameters, FailureAction};
 use crate::error::Error;
 use crate::store::{GenerationError, Proof, RecordError, Store, Trials};
@@ -176,6 +177,16 @@ impl Boot {
             Ok(()) => self.trials = trials,
             Err(error) => log::warn!("bad generations are not marked: {}", error.chain()),
         }
+    }
+
+    /// Leaves what this boot came to in `/run` and, for later, in the store.
+    pub(super) fn keep_report(&mut self, report: &Report) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.lock().and_then(|lock| store.put_last_boot(&lock, report))
+        {
+            log::warn!("the store does not keep how this boot went: {}", kmsg::chain(&error));
+        }
+        report::save(report, &self.timeline);
     }
 
     fn keep(&mut self, trials: &Trials) -> Result<(), Error> {

@@ -1,0 +1,145 @@
+//! `plywood rollback` and `plywood gc`: which generations there are.
+//!
+//! In: the store, and what runs. Out: another generation that boots next, or
+//! a smaller store. Invariant: what runs, what is known to be good and what
+//! boots next is never removed.
+
+use super::decision::{self, Decision, Situation};
+use super::list;
+use super::machine;
+use crate::cli;
+use crate::config::{Config, Source};
+use crate::error::Error;
+use crate::store::{Blobs, GenerationError, Lock, Roots, Store, Swept, Trials};
+
+/// What would be booted next.
+pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
+    let trials = store.trials()?;
+    let numbers = store.generations()?;
+    let known = numbers.into_iter().map(|number| (number, decision::proof_of(store, number))).collect();
+    let decision = decision::decide(&Situation {
+        pinned: None,
+        wanted: store.current().ok().flatten(),
+        previous: store.previous().ok().flatten(),
+        known: &known,
+        trials: &trials,
+    });
+    Ok((decision, trials))
+}
+
+/// `plywood rollback [N]`: the generation that the next boot takes.
+pub fn rollback(arguments: &cli::Rollback) -> Result<(), Error> {
+    let store = Store::open(&machine::state_directory(&arguments.state))?;
+    let lock = store.lock()?;
+    store.check_formats()?;
+    let mut trials = store.trials()?;
+    let current = store.current().ok().flatten();
+    let number = match arguments.generation {
+        Some(number) => number,
+        None => earlier(&store, current, &trials)?,
+    };
+    if let Some(reason) = trials.why_bad(number) {
+        return Err(Error::NotBootable(format!(
+            "generation {number} is marked bad ({reason}); apply its configuration anew to try it again"
+        )));
+    }
+    let generation = store.generation(number)?;
+    for (_, layer) in generation.layers() {
+        layer.open()?;
+    }
+    if current == Some(number) && trials.chosen == Some(number) {
+        return super::print(format_args!("nothing to do: generation {number} boots next"));
+    }
+    // It has no effect before the generation is current.
+    trials.chosen = Some(number);
+    if !trials.is_good(number) {
+        trials.reset(number);
+    }
+    store.put_trials(&lock, &trials)?;
+    store.activate(&lock, number)?;
+    super::print(format_args!("generation {number} runs after the next boot"))
+}
+
+/// The generation to go back to: the last good one before the current, else
+/// the previous one.
+fn earlier(store: &Store, current: Option<u32>, trials: &Trials) -> Result<u32, Error> {
+    let good = trials
+        .last_good
+        .into_iter()
+        .chain(store.generations()?.into_iter().rev().filter(|number| trials.is_good(*number)));
+    let previous = store.previous().ok().flatten();
+    good.chain(previous)
+        .find(|number| Some(*number) != current)
+        .ok_or_else(|| Error::NotBootable("there is no other generation to go back to".into()))
+}
+
+/// `plywood gc`: removes what no generation that is kept needs.
+pub fn gc(arguments: &cli::Gc) -> Result<(), Error> {
+    let store = Store::open(&machine::state_directory(&arguments.state))?;
+    let lock = store.lock()?;
+    let swept = sweep(&store, &lock, Blobs::Sweep)?;
+    if arguments.json {
+        return super::print(format_args!(
+            "{:#}",
+            serde_json::json!({
+                "generations": swept.generations,
+                "layers": swept.layers,
+                "blobs": swept.blobs,
+                "bytes": swept.bytes,
+            })
+        ));
+    }
+    super::print(format_args!(
+        "removed {} generations, {} layers and {} blobs, {}",
+        swept.generations.len(),
+        swept.layers,
+        swept.blobs,
+        list::size(swept.bytes)
+    ))
+}
+
+/// Removes what the current generation's configuration does not keep.
+pub fn sweep(store: &Store, lock: &Lock, blobs: Blobs) -> Result<Swept, Error> {
+    let running = list::report().ok().and_then(|report| report.generation);
+    let (decision, _) = next(store)?;
+    let next = decision.choices.first().map(|choice| choice.number);
+    let newest = match store.current()? {
+        Some(current) => keep_generations(&config_of(store, current)?),
+        // Nothing says how many.
+        None => usize::MAX,
+    };
+    let also = running.into_iter().chain(next).collect();
+    Ok(store.sweep(lock, &Roots { newest, also, blobs })?)
+}
+
+fn keep_generations(config: &Config) -> usize {
+    usize::try_from(config.keep_generations().get()).unwrap_or(usize::MAX)
+}
+
+/// The configuration of generation `number`, whatever became of its layers.
+pub fn config_of(store: &Store, number: u32) -> Result<Config, Error> {
+    let text = store.config_text(number)?;
+    machine::parse_config(&[Source { name: format!("generation {number}"), text: text.into_bytes() }])
+}
+
+/// Removes generations that are not kept any more, after something else has
+/// been done well; what is in the way is told and changes nothing.
+pub fn sweep_behind(store: &Store, lock: &Lock) {
+    match sweep(store, lock, Blobs::Keep) {
+        Ok(swept) if swept == Swept::default() => {}
+        Ok(swept) => log::info!("removed {} generations, {} layers", swept.generations.len(), swept.layers),
+        Err(error) => log::warn!("old generations stay: {}", error.chain()),
+    }
+}
+
+/// For commands that say what is in the store: it has to be there.
+pub fn open_existing(arguments: &cli::State) -> Result<Store, Error> {
+    let path = machine::state_directory(arguments);
+    let absent = || {
+        Error::Generation(GenerationError::Read {
+            path: path.clone(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    };
+    Store::open_existing(&path).ok_or_else(absent)
+}
