@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use crate::command::build::WriteImageError;
 use crate::command::collisions::{CollisionError, Collisions};
+use crate::command::kernel_modules::KernelModuleError;
 use crate::command::unpack::UnpackError;
 use crate::config::Problems;
 use crate::fetch::{FetchError, FileError};
@@ -69,6 +70,8 @@ pub enum Error {
     System(#[from] sys::Error),
     #[error(transparent)]
     WriteImage(#[from] WriteImageError),
+    #[error("extension {extension} does not fit this machine")]
+    KernelModule { extension: String, source: KernelModuleError },
     #[error("cannot unpack {image}")]
     Unpack { image: String, source: UnpackError },
     #[error("cannot {what}")]

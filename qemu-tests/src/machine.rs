@@ -51,6 +51,11 @@ impl Kernel {
         (path.into(), read(&root.join(path)))
     }
 
+    /// A module that asks for firmware, `firmware_probe.ko`, or what it asks for.
+    pub fn firmware(self, name: &str) -> Vec<u8> {
+        read(&asset(&format!("firmware-{}", self.version())).join(name))
+    }
+
     fn version(self) -> &'static str {
         match self {
             Kernel::V6_1 => "6.1",

@@ -60,6 +60,9 @@ pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
 pub const SKIPPED: &str = "plywood: skipping oci:/extensions/altered: *digest sha256:";
 pub const MISSING_MODULE: &str = "plywood: machine.kernel.modules: no kernel module is named `missing`";
 
+pub const OTHER_KERNEL: &str =
+    "plywood: *kernel module *dummy.ko was built for `*-other-amd64 *`, this machine runs *-cloud-amd64";
+
 /// A module of `machine.kernel.modules` is in the kernel before init starts.
 pub fn loaded(module: &str) -> String {
     format!("plywood: loaded module {module}")

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::collisions::{self, Claim, Collision, Collisions};
 use super::extensions_yaml;
+use super::kernel_modules;
 use super::machine::{self, Machine};
 use super::progress::Console;
 use crate::config::{Config, OnFailure, Source};
@@ -153,7 +154,7 @@ impl Assembly<'_> {
         }
         self.check_space(&found)?;
         for (step, it) in found {
-            match self.obtain(step, it) {
+            match self.obtain(step, lock, it) {
                 Ok((image, layer)) => assembled.layers.push((self.entry(step, image, &layer), layer)),
                 Err(error) => assembled.leave_out(step, error)?,
             }
@@ -203,7 +204,7 @@ impl Assembly<'_> {
         }
     }
 
-    fn obtain(&self, step: &Step, found: Found) -> Result<(Digest, Layer), Error> {
+    fn obtain(&self, step: &Step, lock: &Lock, found: Found) -> Result<(Digest, Layer), Error> {
         let resolved = match found {
             Found::Layer(image, layer) => return Ok((image, layer)),
             Found::Image(resolved) => *resolved,
@@ -211,6 +212,7 @@ impl Assembly<'_> {
         let console = Console::default();
         let image = *resolved.digest();
         let layer = obtain_layer(&self.fetcher(&console), resolved, self.store, self.recipe)?;
+        self.check_modules(&layer, lock)?;
         log::info!(
             "{:03} {}: layer {} of {} bytes, {}",
             step.number,
@@ -220,6 +222,17 @@ impl Assembly<'_> {
             layer.record().title(),
         );
         Ok((image, layer))
+    }
+
+    /// Removes a layer whose kernel modules are for another kernel, so that it
+    /// is not taken for one that passed.
+    fn check_modules(&self, layer: &Layer, lock: &Lock) -> Result<(), Error> {
+        let Some(release) = &self.recipe.kernel.kernel_release else { return Ok(()) };
+        let checked = kernel_modules::check(layer, release);
+        if checked.is_err() {
+            self.store.remove_layer(lock, layer.key())?;
+        }
+        checked
     }
 
     /// Commits what was assembled, less what collides and may be left out.

@@ -15,6 +15,7 @@ mod decision;
 mod extensions_yaml;
 mod generations;
 mod images;
+pub mod kernel_modules;
 mod list;
 pub mod machine;
 mod progress;

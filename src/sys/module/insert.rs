@@ -65,8 +65,8 @@ pub fn insert(name: &str, path: &Path, parameters: &str) -> Result<Loaded, Modul
 }
 
 /// A module's bytes, decompressed as `path` is named.
-pub fn read(path: &Path, file: File) -> io::Result<Vec<u8>> {
-    Compression::of(path)?.decompress(file)
+pub fn read(path: &Path, content: impl Read) -> io::Result<Vec<u8>> {
+    Compression::of(path)?.decompress(content)
 }
 
 impl Compression {
@@ -80,15 +80,17 @@ impl Compression {
         }
     }
 
-    /// The whole content of `file`, decompressed.
-    fn decompress(self, file: File) -> io::Result<Vec<u8>> {
-        let reader: Box<dyn Read> = match self {
-            Self::None => Box::new(file),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(file, true, MAX_XZ_MEMORY)),
-            Self::Zstd => Box::new(zstd::Decoder::new(file)?),
-        };
-        read_bounded(reader, MAX_SIZE)
+    /// The whole content of a file, decompressed.
+    fn decompress(self, stored: impl Read) -> io::Result<Vec<u8>> {
+        match self {
+            Self::None => read_bounded(stored, MAX_SIZE),
+            Self::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored), MAX_SIZE),
+            Self::Xz => {
+                let reader = lzma_rust2::XzReader::new_mem_limit(stored, true, MAX_XZ_MEMORY);
+                read_bounded(reader, MAX_SIZE)
+            }
+            Self::Zstd => read_bounded(zstd::Decoder::new(stored)?, MAX_SIZE),
+        }
     }
 }
 

@@ -67,9 +67,15 @@ impl Facts {
         self.info.iter().filter(move |(name, _)| name == key.as_bytes()).map(|(_, value)| value.as_slice())
     }
 
-    /// The kernel that the module was built for, as `vermagic` has it.
-    pub fn vermagic(&self) -> Option<&[u8]> {
-        self.values("vermagic").next()
+    /// The `vermagic` of a module that the kernel `release` refuses for it.
+    /// Versions of its symbols, where the kernel asks for them, stand for the
+    /// release that it was built for.
+    pub fn misfit(&self, release: &str) -> Option<&[u8]> {
+        let vermagic = self.values("vermagic").next()?;
+        let mut words = vermagic.split(|&byte| byte == b' ');
+        let fits = words.next() == Some(release.as_bytes())
+            || self.has_versions && words.any(|word| word == b"modversions");
+        (!fits).then_some(vermagic)
     }
 }
 

@@ -26,6 +26,7 @@ mod trie;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -34,6 +35,7 @@ use self::select::Preference;
 use self::stored::Stored;
 pub use self::tree::TreeError;
 use self::tree::{Entry, Tree};
+use super::insert;
 use crate::sys::kmsg::chain;
 use crate::text::Escaped;
 
@@ -64,6 +66,12 @@ enum Needs {
     Symbols(Vec<Vec<u8>>),
     /// As the base's index says, by path.
     Modules { direct: Vec<Vec<u8>>, all: Vec<Vec<u8>> },
+}
+
+/// The facts of the module file `path`, which is decompressed as it is named.
+pub fn facts(path: &Path, content: impl Read) -> io::Result<Facts> {
+    let bytes = insert::read(path, content)?;
+    Facts::read(&bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 /// Makes the indexes of the kernel `release` for a root that has `roots` one
@@ -202,7 +210,8 @@ fn file_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 
-fn is_module(path: &[u8]) -> bool {
+/// Whether a file is a module, by its name.
+pub fn is_module(path: &[u8]) -> bool {
     let name = file_name(path);
     EXTENSIONS.iter().any(|end| name.len() > end.len() && name.ends_with(end.as_bytes()))
 }

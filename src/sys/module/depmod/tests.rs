@@ -97,7 +97,8 @@ fn facts_are_read_in_either_class_and_byte_order() {
         assert_eq!(facts.needs, [b"needed".to_vec(), b"module_layout".to_vec()]);
         assert_eq!(facts.exports, [b"given".to_vec()]);
         assert_eq!(facts.values("alias").collect::<Vec<_>>(), [&b"a-b"[..], b"c=d"]);
-        assert_eq!((facts.vermagic(), facts.has_versions), (Some(&b"6.1 SMP "[..]), true));
+        assert_eq!((facts.misfit("6.1"), facts.misfit("6.2")), (None, Some(&b"6.1 SMP "[..])));
+        assert!(facts.has_versions);
         assert_eq!(facts.values("bare").collect::<Vec<_>>(), [b""]);
     }
 }
@@ -140,6 +141,24 @@ fn no_damage_is_read_past() {
     for length in 0..good.len() {
         Facts::read(&good[..length]).unwrap_err();
     }
+}
+
+#[test]
+fn a_module_is_for_the_kernel_that_its_vermagic_names() {
+    for (vermagic, has_versions, fits) in [
+        ("6.1.0-1-amd64 SMP preempt mod_unload modversions ", false, true),
+        ("6.1.0-2-amd64 SMP preempt mod_unload modversions ", false, false),
+        ("6.1.0-2-amd64 SMP preempt mod_unload modversions ", true, true),
+        ("6.1.0-2-amd64 SMP preempt mod_unload ", true, false),
+        ("6.1.0-1-amd64", false, true),
+        ("6.1.0-1", false, false),
+        ("", false, false),
+    ] {
+        let info = vec![(b"vermagic".to_vec(), vermagic.as_bytes().to_vec())];
+        let facts = Facts { info, has_versions, ..Facts::default() };
+        assert_eq!(facts.misfit("6.1.0-1-amd64"), (!fits).then_some(vermagic.as_bytes()), "{vermagic}");
+    }
+    assert_eq!(Facts::default().misfit("6.1.0-1-amd64"), None);
 }
 
 #[test]
