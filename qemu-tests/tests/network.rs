@@ -156,6 +156,16 @@ fn a_configuration_in_the_clear_has_to_be_pinned_and_without_secrets() {
 }
 
 #[test]
+fn the_configuration_of_the_command_line_comes_first() {
+    let web = Web::start(&[("/hello", HELLO.as_bytes())]);
+    let location = format!("plywood.config={}/hello plywood.config.digest={}", web.url(), digest(HELLO));
+    let machine = unconfigured("two-configurations").config("version: v1alpha1\n").append(&location);
+    let said = machine.boot().powered_off();
+    said.expect("plywood: configuration: http://10.0.2.2:*/hello").expect(&says::greeting("hello"));
+    said.expect_never("plywood: configuration: *config.yaml");
+}
+
+#[test]
 fn a_signature_vouches_for_a_configuration() {
     const KEY: &str = "MCowBQYDK2VwAyEA1O+IweNRQ+gtYqv/WTKILvhDy/iTMt8ktrdZERe6/qg=";
     const SIGNED: &str = "version: v1alpha1\n";

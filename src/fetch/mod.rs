@@ -287,8 +287,9 @@ pub fn file(
 ) -> Result<Vec<u8>, FileError> {
     let registries = Registries::default();
     let client = registry::Client::new(&registries, network, Limits::default(), progress);
-    // A query may hold what is not for everybody.
-    let shown = url.split('?').next().unwrap_or_default();
+    // A query may hold what is not for everybody, and so does userinfo, which
+    // is refused.
+    let shown = url.split('?').next().and_then(|url| url.rsplit('@').next()).unwrap_or_default();
     client.file(url, bound).map_err(|source| FileError { url: shown.into(), source })
 }
 

@@ -3,6 +3,7 @@
 
 mod auth;
 mod by_hand;
+mod file;
 mod fixture;
 mod proxy;
 mod server;
