@@ -247,6 +247,9 @@ pub struct Validate {
 #[derive(Debug, Args)]
 pub struct Inspect {
     pub image: ImageSource,
+    /// List what refers to it in its registry: signatures and the like
+    #[arg(long)]
+    pub referrers: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

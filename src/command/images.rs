@@ -19,9 +19,10 @@ use super::unpack;
 use crate::cli;
 use crate::config::Config;
 use crate::error::Error;
-use crate::fetch::{self, Content, Fetcher, Network};
+use crate::fetch::{self, Content, Fetcher, Network, Resolved};
 use crate::layer::rules::Violations;
 use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
+use crate::oci::referrers::Referrer;
 use crate::oci::{ImageSource, Registries, manifest};
 use crate::store::{Layer, Store};
 use crate::sys::leftover::Leftover;
@@ -297,7 +298,12 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
     let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     let fetcher = workshop.fetcher();
-    let image = fetcher.fetch(fetcher.resolve(&arguments.image)?)?;
+    let resolved = fetcher.resolve(&arguments.image)?;
+    let referrers = match arguments.referrers {
+        true => Some(referrers(&fetcher, &resolved)?),
+        false => None,
+    };
+    let image = fetcher.fetch(resolved)?;
     let changesets: Vec<_> = image
         .changesets()
         .iter()
@@ -314,7 +320,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         Content::Squashfs(blob) => Some(blob),
         Content::Changesets(_) => None,
     };
-    let report = serde_json::json!({
+    let mut report = serde_json::json!({
         "image": image.source().to_string(),
         "digest": image.digest(),
         "platform": workshop.machine.platform,
@@ -323,6 +329,9 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         "changesets": changesets,
         "squashfs": squashfs.map(|blob| serde_json::json!({ "digest": blob.digest(), "size": blob.size() })),
     });
+    if let Some(referrers) = &referrers {
+        report["referrers"] = serde_json::json!(referrers);
+    }
     if arguments.json {
         return super::print(format_args!("{report:#}"));
     }
@@ -341,7 +350,22 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     if let Some(blob) = squashfs {
         lines.push(format!("  squashfs   {} ({})", blob.digest(), list::size(blob.size())));
     }
+    for referrer in referrers.into_iter().flatten() {
+        let kind = referrer.artifact_type.as_deref().unwrap_or(&referrer.media_type);
+        lines.push(format!("  referrer   {} {}", referrer.digest, Escaped::new(kind)));
+    }
     super::print(lines.join("\n"))
+}
+
+/// What refers to the manifest of an image, or to the index that leads there.
+fn referrers(fetcher: &Fetcher, resolved: &Resolved) -> Result<Vec<Referrer>, Error> {
+    let mut subjects = vec![resolved.digest()];
+    subjects.extend(resolved.documents().first().filter(|top| *top != resolved.digest()));
+    let mut found = Vec::new();
+    for subject in subjects {
+        found.extend(fetcher.referrers(resolved.source(), subject)?);
+    }
+    Ok(found)
 }
 
 /// `plywood build DIR -o oci:OUT[:TAG]`: a directory into an image, after

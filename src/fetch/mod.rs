@@ -29,6 +29,7 @@ pub use progress::{Event, Progress, Silent};
 pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
 
 use crate::limits::{Bound, Limits};
+use crate::oci::referrers::Referrer;
 use crate::oci::registries::{Authorities, Proxies};
 use crate::oci::{Compression, Descriptor, Digest, ImageSource, Platform, Reference, Registries};
 use crate::store::{Blob, Store};
@@ -189,6 +190,17 @@ impl<'a> Fetcher<'a> {
         let chosen = self.choose(source).map_err(failed)?;
         document::keep(self.store, &chosen.documents, &self.selection.limits).map_err(failed)?;
         Resolved::new(source, chosen).map_err(failed)
+    }
+
+    /// What refers to a manifest of a registry's image, as the registry says.
+    /// Nothing refers to images that are kept elsewhere.
+    pub fn referrers(&self, source: &ImageSource, subject: &Digest) -> Result<Vec<Referrer>, FetchError> {
+        match source {
+            ImageSource::Registry(reference) => {
+                self.client.pull(reference).referrers(subject).map_err(FetchError::of(source))
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn choose(&self, source: &ImageSource) -> Result<Chosen, Cause> {

@@ -9,6 +9,7 @@ mod image_config;
 pub mod manifest;
 mod platform;
 mod reference;
+pub mod referrers;
 pub mod registries;
 mod spelling;
 

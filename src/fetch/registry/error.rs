@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use super::resolver::LookupError;
 use super::tls::TlsProblem;
 use crate::limits::{Bound, Exceeded};
 use crate::oci::registries::Proxy;
@@ -24,8 +25,8 @@ const MAX_ERROR_BODY: u64 = Bound::ErrorAnswer.default();
 pub enum EndpointError {
     #[error("the connection failed")]
     Connection(#[source] io::Error),
-    #[error("its host name was not found")]
-    HostNotFound,
+    #[error("its host name was not found: {}", Escaped::new(.0))]
+    HostNotFound(String),
     #[error("TLS failed, {0}")]
     Tls(TlsProblem),
     #[error("timeout while {0}")]
@@ -160,7 +161,7 @@ impl EndpointError {
             Self::Through { source, .. } => source.again(longest),
             Self::Busy { retry_after, .. } => Again::After(retry_after.unwrap_or_default()),
             Self::Connection(_)
-            | Self::HostNotFound
+            | Self::HostNotFound(_)
             | Self::Timeout(_)
             | Self::TooSlow { .. }
             | Self::Short { .. }
@@ -174,7 +175,7 @@ impl EndpointError {
     pub(super) fn through(self, proxy: Option<&Proxy>) -> Self {
         let is_its = matches!(
             self,
-            Self::Connection(_) | Self::HostNotFound | Self::NotConnected(_) | Self::Timeout("connecting")
+            Self::Connection(_) | Self::HostNotFound(_) | Self::NotConnected(_) | Self::Timeout("connecting")
         );
         match proxy {
             Some(proxy) if is_its => Self::Through { proxy: proxy.to_string(), source: Box::new(self) },
@@ -187,18 +188,27 @@ impl EndpointError {
         match error {
             ureq::Error::Io(error) => Self::from_io(error),
             ureq::Error::Timeout(phase) => Self::Timeout(doing(phase)),
-            ureq::Error::HostNotFound => Self::HostNotFound,
-            ureq::Error::Other(error) => match (error.downcast_ref(), error.downcast_ref::<TlsProblem>()) {
-                (Some(error), _) => Self::Tls(TlsProblem::from(error)),
-                (None, Some(problem)) => Self::Tls(problem.clone()),
-                (None, None) => Self::Protocol("the request could not be made".into()),
-            },
+            ureq::Error::Other(error) => Self::from_ours(&*error),
             ureq::Error::ConnectProxyFailed(text) => Self::NotConnected(refusal_of_proxy(&text)),
             ureq::Error::ConnectionFailed => Self::Connection(io::ErrorKind::NotConnected.into()),
             ureq::Error::Protocol(error) => Self::Protocol(error.to_string()),
             ureq::Error::LargeResponseHeader(_, limit) => Self::LongHeaders { limit },
             // Its other texts may hold whole URLs.
             _ => Self::Protocol("the request could not be made".into()),
+        }
+    }
+
+    /// What our own connector and resolver gave to `ureq`.
+    fn from_ours(error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return Self::Tls(TlsProblem::from(error));
+        }
+        if let Some(problem) = error.downcast_ref::<TlsProblem>() {
+            return Self::Tls(problem.clone());
+        }
+        match error.downcast_ref::<LookupError>() {
+            Some(error) => Self::HostNotFound(error.to_string()),
+            None => Self::Protocol("the request could not be made".into()),
         }
     }
 
@@ -269,7 +279,7 @@ mod tests {
             (busy(2), Again::After(Duration::from_secs(2))),
             (busy(60), Again::After(longest)),
             (busy(61), Again::Never),
-            (EndpointError::HostNotFound, Again::After(Duration::ZERO)),
+            (EndpointError::HostNotFound(String::new()), Again::After(Duration::ZERO)),
             (EndpointError::Short { expected: 2, actual: 1 }, Again::After(Duration::ZERO)),
             (EndpointError::NotFound(Detail::default()), Again::Never),
             (EndpointError::Unauthorized(Detail::default()), Again::Never),

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, Body as UreqBody, BodyReader, ProxyProtocol};
 
 use super::error::{EndpointError, RedirectRefusal};
+use super::resolver::SystemResolver;
 use super::url::{Origin, Url};
 use super::{Client, lock, tls};
 use crate::fetch::{Event, Network};
@@ -258,7 +258,7 @@ impl Client<'_> {
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
                 .chain(tls::TlsConnector(Arc::new(tls)));
-        Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+        Ok(Agent::with_parts(config, connector, SystemResolver::default()))
     }
 }
 

@@ -14,6 +14,8 @@ mod error;
 mod file;
 mod http;
 mod pull;
+mod referrers;
+mod resolver;
 mod retry;
 mod stream;
 mod tls;

@@ -23,7 +23,7 @@ use super::{Client, lock, retry};
 use crate::fetch::document::{self, Chosen, Documents};
 use crate::fetch::error::Cause;
 use crate::fetch::{Event, Selection, Timeouts};
-use crate::limits::Bound;
+use crate::limits::{self, Bound};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, kind};
 use crate::oci::registries::Endpoint;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, ImageSource, Reference};
@@ -38,7 +38,7 @@ pub(in crate::fetch) struct Pull<'p> {
 }
 
 /// Why an endpoint's turn ended.
-enum Failed {
+pub(super) enum Failed {
     /// The endpoint's fault: others may do better.
     Endpoint(EndpointError),
     /// Ours: no endpoint can help.
@@ -134,6 +134,10 @@ impl<'p> Pull<'p> {
         &self.limits
     }
 
+    pub(super) fn document_limits(&self) -> &limits::Limits {
+        &self.client.limits
+    }
+
     pub(super) fn timeouts(&self) -> &Timeouts {
         &self.client.network.timeouts
     }
@@ -150,7 +154,16 @@ impl<'p> Pull<'p> {
         path: &str,
         headers: Vec<(HeaderName, String)>,
     ) -> Result<Answer<'_>, EndpointError> {
-        let url = self.url(endpoint, path)?;
+        self.ask_url(endpoint, &self.url(endpoint, path)?, headers)
+    }
+
+    /// The same of a URL at the endpoint.
+    pub(super) fn ask_url(
+        &self,
+        endpoint: &Endpoint,
+        url: &Url,
+        headers: Vec<(HeaderName, String)>,
+    ) -> Result<Answer<'_>, EndpointError> {
         let subject = Subject { endpoint, repository: self.reference.repository(), limits: &self.limits };
         let known = self.client.authorization(subject);
         let request =
@@ -167,7 +180,7 @@ impl<'p> Pull<'p> {
         successful(answer)
     }
 
-    fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Url, EndpointError> {
+    pub(super) fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Url, EndpointError> {
         let url = Url::parse(&endpoint.url(&format!("{}/{path}", self.reference.repository())));
         let url = match endpoint.upstream {
             true => url,
@@ -178,7 +191,7 @@ impl<'p> Pull<'p> {
     }
 
     /// Tries endpoints until one delivers.
-    fn try_endpoints<T>(
+    pub(super) fn try_endpoints<T>(
         &self,
         what: &dyn Display,
         deliver: impl Fn(&Endpoint) -> Result<T, Failed>,
