@@ -11,7 +11,7 @@ use crate::proxy::tunnel;
 use crate::server::Server;
 
 /// A directory with a configuration that leads `registry.test` to `server`.
-fn workplace(server: &Server) -> tempfile::TempDir {
+pub fn workplace(server: &Server) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let config = format!(
         "version: v1alpha1\nmachine: {{registries: {{mirrors: {{{REGISTRY}: \
@@ -24,7 +24,7 @@ fn workplace(server: &Server) -> tempfile::TempDir {
 
 /// `plywood -vv inspect --json` of the image, with these variables and no
 /// others.
-fn inspect(directory: &Path, variables: &[(&str, String)], options: &[&str]) -> Output {
+pub fn inspect(directory: &Path, variables: &[(&str, String)], options: &[&str]) -> Output {
     let image = format!("{REGISTRY}/tools:v1");
     let arguments = ["-vv", "inspect", "--json", "--arch", "amd64", "--config", "config.yaml", &image];
     let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
@@ -32,7 +32,7 @@ fn inspect(directory: &Path, variables: &[(&str, String)], options: &[&str]) -> 
     command.args(arguments).args(options).current_dir(directory).output().unwrap()
 }
 
-fn shown(output: &Output) -> String {
+pub fn shown(output: &Output) -> String {
     String::from_utf8([&output.stdout[..], &output.stderr[..]].concat()).unwrap()
 }
 

@@ -3,15 +3,19 @@
 
 mod auth;
 mod by_hand;
+mod dns;
 mod file;
 mod fixture;
 mod proxy;
+mod referrers;
 mod server;
 mod stream;
 #[allow(dead_code)]
 #[path = "../../src/layer/tar/fixture.rs"]
 mod tar;
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fixture::{Bench, LAYER_SIZE, Registry};
@@ -24,11 +28,37 @@ type Worsen = fn(&Request, bool, Reply) -> Reply;
 
 /// A server for one image with two changesets.
 fn serve(worsen: Worsen) -> Server {
+    serve_varied(0, worsen)
+}
+
+fn serve_varied(seed: u64, worsen: Worsen) -> Server {
     let registry = Registry::with_image(2);
-    Server::start(move |request| {
+    Server::varied(seed, move |request| {
         let layer = registry.is_layer(request);
         worsen(request, layer, registry.answer(request))
     })
+}
+
+/// Checks every row with some seeds, 2 or as many as `FAULT_SEEDS` says;
+/// several at a time, because they mostly wait. Prints what took longest.
+fn each<R: Sync>(name: &str, rows: &[R], check: impl Fn(&R, u64) + Sync) {
+    let seeds = std::env::var("FAULT_SEEDS").map_or(2, |text| text.parse().expect("FAULT_SEEDS is a number"));
+    let (next, longest) = (AtomicUsize::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(row) = rows.get(number / seeds) else { return };
+                    let started = Instant::now();
+                    check(row, (number % seeds) as u64);
+                    longest.fetch_max(started.elapsed().as_millis() as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let longest = longest.into_inner();
+    println!("{name}: {} rows with {seeds} seeds, the longest in {longest} ms", rows.len());
 }
 
 fn good() -> Server {
@@ -127,6 +157,17 @@ const PASSING: &[(&str, Worsen)] = &[
     }),
     ("no Content-Type", |_, _, reply| reply.without("Content-Type")),
     ("a Content-Encoding that is none", |_, _, reply| reply.with("Content-Encoding", "gzip")),
+    ("connections that stay open", |_, _, reply| reply.with("Connection", "keep-alive")),
+    ("connections that close though said to stay open", |_, _, reply| {
+        reply.with("Connection", "keep-alive").failing(Fault::HangUp)
+    }),
+    ("chunks on a connection that stays open", |_, _, reply| {
+        reply.with("Connection", "keep-alive").framed(Framing::Chunked)
+    }),
+    ("an empty answer once", |request, _, reply| match request.nth {
+        0 => Reply::new(200, "").framed(Framing::Raw),
+        _ => reply,
+    }),
     ("a redirect to a sibling", |request, layer, reply| match (layer, request.nth) {
         (true, 0) => Reply::new(307, "").with("Location", &request.path),
         _ => reply,
@@ -135,15 +176,15 @@ const PASSING: &[(&str, Worsen)] = &[
 
 #[test]
 fn a_fetch_survives_what_passes() {
-    for (name, worsen) in PASSING {
-        let server = serve(*worsen);
+    each("passing faults", PASSING, |(name, worsen), seed| {
+        let server = serve_varied(seed, *worsen);
         let bench = Bench::new(&[server.url()]);
         let image = bench.fetch(":v1").unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(image.changesets().len(), 2, "{name}");
         for changeset in image.changesets() {
             assert_eq!(changeset.blob().read().unwrap().len(), LAYER_SIZE, "{name}");
         }
-    }
+    });
 }
 
 #[test]
@@ -223,6 +264,56 @@ const LASTING: &[(&str, Worsen, &str, usize)] = &[
         "longer than 65536",
         1,
     ),
+    ("no content", |_, _, _| Reply::new(204, ""), "204", 1),
+    (
+        "a compressed manifest",
+        |_, layer, reply| {
+            let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0".to_vec();
+            if layer { reply } else { Reply { body: gzip, ..reply }.with("Content-Encoding", "gzip") }
+        },
+        "no document of an image",
+        1,
+    ),
+    (
+        "HTTP/2 that says goodbye",
+        |_, _, _| {
+            let settings_and_goaway = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+            Reply::new(0, settings_and_goaway).framed(Framing::Raw)
+        },
+        "it answers outside HTTP",
+        1,
+    ),
+    (
+        "a first line that never ends",
+        |_, _, _| Reply::new(0, [b"HTTP/1.1 200 ", &[b'a'; 200_000][..]].concat()).framed(Framing::Raw),
+        "",
+        5,
+    ),
+    (
+        "interim answers without end",
+        |_, _, _| Reply::new(0, b"HTTP/1.1 100 Continue\r\n\r\n".repeat(40_000)).framed(Framing::Raw),
+        "",
+        5,
+    ),
+    (
+        "a header with a control character",
+        |_, _, reply| reply.with("X-A", "x\rAuthorization: y\0"),
+        "it answers outside HTTP",
+        1,
+    ),
+    (
+        "two lengths",
+        |_, _, reply| Reply { framing: Framing::UntilClose, ..reply }.with("Content-Length", "5, 6"),
+        "",
+        5,
+    ),
+    (
+        "headers a byte at a time",
+        |_, _, reply| reply.failing(Fault::DripHeaders(100)),
+        "timeout while waiting for its answer",
+        5,
+    ),
+    ("no answer at all", |_, _, _| Reply::new(0, "").framed(Framing::Raw), "the connection failed", 5),
     (
         "resets for ever",
         |_, layer, reply| if layer { reply.failing(Fault::Reset(0)) } else { reply },
@@ -239,8 +330,8 @@ const LASTING: &[(&str, Worsen, &str, usize)] = &[
 
 #[test]
 fn what_does_not_pass_ends_with_its_cause() {
-    for (name, worsen, says, most) in LASTING {
-        let server = serve(*worsen);
+    each("lasting faults", LASTING, |(name, worsen, says, most), seed| {
+        let server = serve_varied(seed, *worsen);
         let mut bench = Bench::new(&[server.url()]);
         bench.network.timeouts.total = Duration::from_secs(8);
         let started = Instant::now();
@@ -254,7 +345,7 @@ fn what_does_not_pass_ends_with_its_cause() {
         for request in server.requests() {
             assert!(request.nth < *most, "{name}: {} asked {} times", request.path, request.nth + 1);
         }
-    }
+    });
 }
 
 #[test]
@@ -292,12 +383,12 @@ const MIRROR_FAULTS: &[(&str, Worsen)] = &[
 
 #[test]
 fn another_endpoint_helps_out() {
-    for (name, worsen) in MIRROR_FAULTS {
-        let (mirror, upstream) = (serve(*worsen), good());
+    each("faults of a mirror", MIRROR_FAULTS, |(name, worsen), seed| {
+        let (mirror, upstream) = (serve_varied(seed, *worsen), good());
         let bench = Bench::new(&[mirror.url(), upstream.url()]);
         bench.fetch(":v1").unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(bench.saw("Failed"), "{name}");
-    }
+    });
     let upstream = good();
     let bench = Bench::new(&[format!("http://{}", nobody()), upstream.url()]);
     bench.fetch(":v1").unwrap();

@@ -2,7 +2,12 @@
 //! and `skopeo` made: what real tools write, over real TLS.
 
 mod artifacts;
+#[allow(dead_code)]
+#[path = "../fetch_faults/server.rs"]
+mod server;
 mod stage;
+mod tls;
+mod token;
 
 use std::io::Read;
 use std::path::Path;

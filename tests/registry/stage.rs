@@ -203,9 +203,25 @@ pub fn certificate(ca: &Pair, name: &str, validity: Validity) -> Pair {
     pair
 }
 
+/// A certificate that vouches for itself, made as `openssl req` is told.
+pub fn self_signed(options: &[&str]) -> Pair {
+    let pair = Pair::new();
+    let files = ["-keyout", text(&pair.key), "-out", text(&pair.certificate), "-days", "2"];
+    let subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"];
+    run("openssl", "openssl", &[&["req", "-x509"], options, &files, &subject].concat());
+    pair
+}
+
 /// Whom a server lets in.
 pub enum Access<'a> {
     Open,
+    /// Who has a token that `issuer` signed for `service`, from the server at
+    /// `realm`.
+    Token {
+        realm: String,
+        service: &'a str,
+        issuer: &'a Pair,
+    },
     /// `user` with this password.
     Password(&'a str),
     /// Over TLS, and with `clients` only those with a certificate from there.
@@ -283,6 +299,12 @@ fn configuration(storage: &Path, port: u16, access: &Access<'_>, directory: &Pat
     });
     match access {
         Access::Open => {}
+        Access::Token { realm, service, issuer } => {
+            let bundle = &issuer.certificate;
+            config["auth"] = json!({"token": {
+                "realm": realm, "service": service, "issuer": "tests", "rootcertbundle": bundle,
+            }});
+        }
         Access::Password(password) => {
             let file = directory.join("htpasswd");
             fs::write(&file, run("apache2-utils", "htpasswd", &["-nbB", "user", password])).unwrap();
