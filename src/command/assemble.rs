@@ -145,16 +145,22 @@ impl Assembly<'_> {
     ) -> Result<Generation, Error> {
         let mut assembled = Assembled::default();
         let mut network = Some(bring_up_network);
+        let console = match self.origin {
+            Origin::Apply => Console::by_hand(),
+            Origin::Boot => Console::default(),
+        };
+        // One for all, because it keeps connections and tokens.
+        let fetcher = self.fetcher(&console);
         let mut found = Vec::new();
         for step in plan.steps() {
-            match self.find(step, &mut network) {
+            match self.find(step, &fetcher, &mut network) {
                 Ok(it) => found.push((step, it)),
                 Err(error) => assembled.leave_out(step, error)?,
             }
         }
         self.check_space(&found)?;
         for (step, it) in found {
-            match self.obtain(step, lock, it) {
+            match self.obtain(step, &fetcher, lock, it) {
                 Ok((image, layer)) => assembled.layers.push((self.entry(step, image, &layer), layer)),
                 Err(error) => assembled.leave_out(step, error)?,
             }
@@ -173,7 +179,12 @@ impl Assembly<'_> {
     }
 
     /// The stored layer, or the image that it is to be built from.
-    fn find(&self, step: &Step, network: &mut Option<&mut BringUpNetwork>) -> Result<Found, Error> {
+    fn find(
+        &self,
+        step: &Step,
+        fetcher: &Fetcher,
+        network: &mut Option<&mut BringUpNetwork>,
+    ) -> Result<Found, Error> {
         if let Action::Reuse { image, layer } = &step.action {
             log::info!("{:03} {}: using stored layer {}", step.number, step.source, layer.key());
             return Ok(Found::Layer(*image, layer.clone()));
@@ -185,7 +196,7 @@ impl Assembly<'_> {
             log::warn!("no network: {}", error.chain());
         }
         log::info!("{:03} {}: resolving", step.number, step.source);
-        let resolved = self.fetcher(&Console::default()).resolve(&step.source)?;
+        let resolved = fetcher.resolve(&step.source)?;
         Ok(Found::Image(Box::new(resolved)))
     }
 
@@ -204,14 +215,19 @@ impl Assembly<'_> {
         }
     }
 
-    fn obtain(&self, step: &Step, lock: &Lock, found: Found) -> Result<(Digest, Layer), Error> {
+    fn obtain(
+        &self,
+        step: &Step,
+        fetcher: &Fetcher,
+        lock: &Lock,
+        found: Found,
+    ) -> Result<(Digest, Layer), Error> {
         let resolved = match found {
             Found::Layer(image, layer) => return Ok((image, layer)),
             Found::Image(resolved) => *resolved,
         };
-        let console = Console::default();
         let image = *resolved.digest();
-        let layer = obtain_layer(&self.fetcher(&console), resolved, self.store, self.recipe)?;
+        let layer = obtain_layer(fetcher, resolved, self.store, self.recipe)?;
         self.check_modules(&layer, lock)?;
         log::info!(
             "{:03} {}: layer {} of {} bytes, {}",

@@ -58,7 +58,7 @@ impl Workshop {
             store: Store::open(state)?,
             registries,
             network,
-            console: Console::default(),
+            console: Console::by_hand(),
         })
     }
 

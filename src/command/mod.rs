@@ -94,11 +94,11 @@ fn print(text: impl fmt::Display) -> Result<(), Error> {
     }
 }
 
-/// The boot says what it does; other commands only what went wrong, unless
+/// Boot, apply and pull say what they do; other commands only what went wrong, unless
 /// asked.
 fn log_level(verbose: u8, command: &Command) -> LevelFilter {
     match (verbose, command) {
-        (0, Command::Boot(_) | Command::Apply(_)) => LevelFilter::Info,
+        (0, Command::Boot(_) | Command::Apply(_) | Command::Pull(_)) => LevelFilter::Info,
         (0, _) => LevelFilter::Warn,
         (1, _) => LevelFilter::Info,
         _ => LevelFilter::Debug,
