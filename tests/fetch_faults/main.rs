@@ -15,6 +15,7 @@ mod stream;
 mod tar;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -392,6 +393,29 @@ fn another_endpoint_helps_out() {
     let upstream = good();
     let bench = Bench::new(&[format!("http://{}", nobody()), upstream.url()]);
     bench.fetch(":v1").unwrap();
+}
+
+#[test]
+fn an_endpoint_is_not_asked_before_the_time_that_it_said() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let times = asked.clone();
+    let (good, bad) = (Registry::with_image(1), serve(|_, _, _| Reply::new(503, "")));
+    let busy = Server::start(move |request| {
+        if request.path.ends_with("/v1") {
+            times.lock().unwrap().push(Instant::now());
+        }
+        // More often than anything else is tried.
+        match request.path.ends_with("/v1") && request.nth < 6 {
+            true => Reply::new(429, "").with("Retry-After", "1"),
+            false => good.answer(request),
+        }
+    });
+    Bench::new(&[busy.url(), bad.url()]).fetch(":v1").unwrap();
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 7);
+    for pair in asked.windows(2) {
+        assert!(pair[1] - pair[0] >= Duration::from_millis(990), "{:?}", pair[1] - pair[0]);
+    }
 }
 
 #[test]

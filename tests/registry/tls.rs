@@ -21,7 +21,8 @@ struct Openssl {
 impl Openssl {
     fn start(pair: &Pair, options: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("openssl")
+        let mut command = Command::new("openssl");
+        command
             .args(["s_server", "-www", "-accept", &format!("127.0.0.1:{port}")])
             .arg("-cert")
             .arg(&pair.certificate)
@@ -30,12 +31,12 @@ impl Openssl {
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("cannot run openssl: install the package openssl");
+            .stderr(Stdio::null());
+        let child = command.spawn().expect("cannot run openssl: install the package openssl");
+        let server = Self { child, port };
         for _ in 0..500 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, port };
+                return server;
             }
             sleep(Duration::from_millis(20));
         }

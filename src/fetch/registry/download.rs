@@ -183,18 +183,21 @@ impl<'p> Download<'p> {
     /// no use.
     fn recover(&mut self, error: EndpointError) -> Result<(), EndpointError> {
         self.body = None;
-        self.failures = if self.has_progressed() { 1 } else { self.failures + 1 };
-        self.last_failure = (Instant::now(), self.offset);
         let timeouts = self.pull.timeouts();
-        match error.again(timeouts.longest_pause) {
-            // Another endpoint may be faster.
-            _ if matches!(error, EndpointError::TooSlow { .. }) => Err(error),
-            Again::After(least) if self.failures < retry::ATTEMPTS => {
-                self.pull.report(Event::Failed { endpoint: &self.endpoint.to_string(), error: &error });
-                self.pull.limits().sleep(least.max(retry::pause(timeouts, self.failures)))
-            }
-            _ => Err(error),
-        }
+        let again = error.again(timeouts.longest_pause);
+        self.failures = match again {
+            _ if self.has_progressed() => 1,
+            // Who is asked to come back is not failing: only time ends that.
+            Again::Asked(_) => self.failures.max(1),
+            Again::Later | Again::Never => self.failures + 1,
+        };
+        self.last_failure = (Instant::now(), self.offset);
+        // Another endpoint may be faster.
+        let is_slow = matches!(error, EndpointError::TooSlow { .. });
+        let least = again.least_pause().filter(|_| !is_slow && self.failures < retry::ATTEMPTS);
+        let Some(least) = least else { return Err(error) };
+        self.pull.report(Event::Failed { endpoint: &self.endpoint.to_string(), error: &error });
+        self.pull.limits().sleep(least + retry::pause(timeouts, self.failures))
     }
 }
 

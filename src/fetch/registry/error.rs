@@ -149,8 +149,21 @@ impl Detail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     Never,
-    /// After at least this long.
-    After(Duration),
+    /// After a pause of our choice.
+    Later,
+    /// After at least this long, as the server said.
+    Asked(Duration),
+}
+
+impl Again {
+    /// The least time until then; none if it is never.
+    pub(super) fn least_pause(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::Later => Some(Duration::ZERO),
+            Self::Asked(pause) => Some(pause),
+        }
+    }
 }
 
 impl EndpointError {
@@ -159,13 +172,14 @@ impl EndpointError {
         match self {
             Self::Busy { retry_after: Some(pause), .. } if *pause > longest => Again::Never,
             Self::Through { source, .. } => source.again(longest),
-            Self::Busy { retry_after, .. } => Again::After(retry_after.unwrap_or_default()),
-            Self::Connection(_)
+            Self::Busy { retry_after: Some(pause), .. } => Again::Asked(*pause),
+            Self::Busy { retry_after: None, .. }
+            | Self::Connection(_)
             | Self::HostNotFound(_)
             | Self::Timeout(_)
             | Self::TooSlow { .. }
             | Self::Short { .. }
-            | Self::Range => Again::After(Duration::ZERO),
+            | Self::Range => Again::Later,
             _ => Again::Never,
         }
     }
@@ -276,11 +290,11 @@ mod tests {
             detail: Detail::default(),
         };
         for (error, again) in [
-            (busy(2), Again::After(Duration::from_secs(2))),
-            (busy(60), Again::After(longest)),
+            (busy(2), Again::Asked(Duration::from_secs(2))),
+            (busy(60), Again::Asked(longest)),
             (busy(61), Again::Never),
-            (EndpointError::HostNotFound(String::new()), Again::After(Duration::ZERO)),
-            (EndpointError::Short { expected: 2, actual: 1 }, Again::After(Duration::ZERO)),
+            (EndpointError::HostNotFound(String::new()), Again::Later),
+            (EndpointError::Short { expected: 2, actual: 1 }, Again::Later),
             (EndpointError::NotFound(Detail::default()), Again::Never),
             (EndpointError::Unauthorized(Detail::default()), Again::Never),
             (EndpointError::Tls(TlsProblem::NotTls), Again::Never),

@@ -26,13 +26,14 @@ impl Client<'_> {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
-            failures += 1;
-            let Again::After(least) = error.again(timeouts.longest_pause) else { return Err(error) };
+            let again = error.again(timeouts.longest_pause);
+            let Some(least) = again.least_pause() else { return Err(error) };
+            failures += u32::from(again == Again::Later);
             if failures == retry::ATTEMPTS {
                 return Err(error);
             }
             self.progress.report(Event::Failed { endpoint: &url.to_string(), error: &error });
-            let pause = least.max(retry::pause(timeouts, failures));
+            let pause = least + retry::pause(timeouts, failures);
             self.progress.report(Event::Pausing(pause));
             if limits.sleep(pause).is_err() {
                 return Err(error);

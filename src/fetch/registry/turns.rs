@@ -5,7 +5,7 @@
 //! are asked before any is asked again; one whose content does not fit its
 //! digest is not asked again for it.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use super::error::{Again, EndpointError};
 use super::pull::Pull;
@@ -18,16 +18,9 @@ use crate::oci::registries::Endpoint;
 struct Turn<'p> {
     endpoint: &'p Endpoint,
     again: Again,
+    /// Not to be asked before.
+    ready: Instant,
     error: Option<EndpointError>,
-}
-
-impl Turn<'_> {
-    fn pause(&self) -> Option<Duration> {
-        match self.again {
-            Again::After(pause) => Some(pause),
-            Again::Never => None,
-        }
-    }
 }
 
 /// The endpoints of a pull, asked for one thing.
@@ -35,14 +28,16 @@ pub(super) struct Turns<'p> {
     pull: &'p Pull<'p>,
     turns: Vec<Turn<'p>>,
     round: u32,
+    /// Rounds after which no endpoint had said when to come back.
+    failures: u32,
     /// Whose turn is next in this round.
     next: usize,
 }
 
 impl<'p> Turns<'p> {
     pub(super) fn new(pull: &'p Pull<'p>, endpoints: impl Iterator<Item = &'p Endpoint>) -> Self {
-        let turn = |endpoint| Turn { endpoint, again: Again::After(Duration::ZERO), error: None };
-        Self { pull, turns: endpoints.map(turn).collect(), round: 1, next: 0 }
+        let turn = |endpoint| Turn { endpoint, again: Again::Later, ready: Instant::now(), error: None };
+        Self { pull, turns: endpoints.map(turn).collect(), round: 1, failures: 0, next: 0 }
     }
 
     /// The endpoint to ask now, after a pause where all were asked before;
@@ -51,13 +46,16 @@ impl<'p> Turns<'p> {
         loop {
             while let Some(turn) = self.turns.get(self.next) {
                 self.next += 1;
-                if turn.again != Again::Never {
+                if turn.again != Again::Never && turn.ready <= Instant::now() {
                     return Some(turn.endpoint);
                 }
             }
-            let least = self.turns.iter().filter_map(Turn::pause).min();
-            let least = least.filter(|_| self.round < retry::ATTEMPTS)?;
-            let pause = least.max(retry::pause(self.pull.timeouts(), self.round));
+            let left = || self.turns.iter().filter(|turn| turn.again != Again::Never);
+            // Who is asked to come back is not failing: only time ends that.
+            self.failures += u32::from(!left().any(|turn| matches!(turn.again, Again::Asked(_))));
+            let ready = left().map(|turn| turn.ready).min().filter(|_| self.failures < retry::ATTEMPTS)?;
+            let least = ready.saturating_duration_since(Instant::now());
+            let pause = least + retry::pause(self.pull.timeouts(), self.round);
             self.pull.report(Event::Pausing(pause));
             self.pull.limits().sleep(pause).ok()?;
             (self.round, self.next) = (self.round + 1, 0);
@@ -72,6 +70,9 @@ impl<'p> Turns<'p> {
             self.pull.report(Event::Failed { endpoint: &turn.endpoint.to_string(), error: &error });
         }
         turn.again = error.again(self.pull.timeouts().longest_pause);
+        if let Again::Asked(pause) = turn.again {
+            turn.ready = Instant::now() + pause;
+        }
         turn.error = Some(error);
     }
 
