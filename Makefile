@@ -84,7 +84,9 @@ bench-deps:
 
 # Mounting, and so BENCH=boot and BENCH=choices, needs root.
 bench: bench-deps build
-	cargo build --release --manifest-path benches/Cargo.toml --target-dir build/bench/target
+	@set -e; for package in benches benches/krata; do \
+		cargo build --release --manifest-path $$package/Cargo.toml --target-dir build/bench/target; \
+	done
 	@ROUNDS=$(ROUNDS) benches/run $(BENCH)
 
 demo: deps build

@@ -48,7 +48,7 @@ class Registry:
 
     def request(self, method, path, body=None, kind="application/octet-stream"):
         connection = http.client.HTTPConnection(self.authority)
-        connection.request(method, path, body, {"content-type": kind})
+        connection.request(method, path, body, {"content-type": kind, "accept": MANIFEST})
         answer = connection.getresponse()
         answer.read()
         connection.close()

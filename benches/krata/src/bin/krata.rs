@@ -3,7 +3,8 @@
 //!
 //! Blobs are fetched to disk and verified, their tars taken apart into files
 //! on disk with whiteouts applied, then `backhand` writes the squashfs of what
-//! is below `rootfs/`, zstd 3 in 128 KiB blocks.
+//! is below `rootfs/`, zstd 3 in 128 KiB blocks. krata inflated with
+//! `async-compression`, which is flate2 over miniz_oxide.
 
 use std::collections::BTreeMap;
 use std::error::Error;
