@@ -12,6 +12,7 @@ pub mod directory;
 pub mod firmware;
 pub mod kmsg;
 pub mod leftover;
+pub mod linker_cache;
 pub mod loopdev;
 pub mod module;
 pub mod mount;

@@ -64,6 +64,9 @@ impl Boot {
         let mounted = overlay.mount(&builder)?;
         let roots = mounted.roots();
         top::write(&roots, &extensions)?;
+        if shown_by_overlay {
+            top::write_linker_cache(&roots)?;
+        }
         let with_firmware = bring_firmware(&roots);
         self.show_base();
         let attached = mounted.attach(&self.root)?;

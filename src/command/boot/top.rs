@@ -13,8 +13,8 @@ use std::path::Path;
 
 use super::kernel_release;
 use crate::error::Error;
-use crate::sys::kmsg;
 use crate::sys::module::depmod;
+use crate::sys::{kmsg, linker_cache};
 
 /// The directory that lies above all layers.
 pub(super) const TOP: &str = "/run/plywood/top";
@@ -23,6 +23,8 @@ pub(super) const TOP: &str = "/run/plywood/top";
 /// Talos gave it.
 pub(super) const EXTENSIONS: &str = "etc/extensions.yaml";
 
+const LINKER_CACHE: &str = "etc/ld.so.cache";
+
 /// Writes the top layer for these roots, the highest first.
 pub(super) fn write(roots: &[BorrowedFd], extensions: &str) -> Result<(), Error> {
     match fs::remove_dir_all(TOP) {
@@ -30,6 +32,22 @@ pub(super) fn write(roots: &[BorrowedFd], extensions: &str) -> Result<(), Error>
         _ => add(EXTENSIONS, extensions.as_bytes())?,
     }
     write_indexes(roots)
+}
+
+/// Adds the cache of glibc's linker, which finds libraries in `/usr/local/lib`
+/// by it alone. For overlays that cover `/etc`.
+pub(super) fn write_linker_cache(roots: &[BorrowedFd]) -> Result<(), Error> {
+    match linker_cache::extend(roots) {
+        Ok(Some(cache)) => {
+            log::info!("adding libraries of extensions to /{LINKER_CACHE}");
+            add(LINKER_CACHE, &cache)
+        }
+        Ok(None) => Ok(()),
+        Err(error) => {
+            log::warn!("the libraries of extensions are not in /{LINKER_CACHE}: {}", kmsg::chain(&error));
+            Ok(())
+        }
+    }
 }
 
 /// The indexes of kernel modules. Without them the modules of extensions are

@@ -22,6 +22,7 @@ use self::config::Config;
 use self::index::{Index, canonical};
 use super::kmsg::chain;
 use crate::text::Escaped;
+pub(super) use pattern::matches;
 
 /// The modules of the running kernel.
 #[derive(Debug)]

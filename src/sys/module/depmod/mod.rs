@@ -21,7 +21,7 @@ pub mod elf;
 mod order;
 mod select;
 mod stored;
-mod tree;
+pub mod tree;
 mod trie;
 mod write;
 

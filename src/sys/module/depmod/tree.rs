@@ -125,6 +125,29 @@ impl<'a> Tree<'a> {
         Ok(names)
     }
 
+    /// Names in a directory of all roots but the base, and what the highest of
+    /// them has there.
+    pub fn names_in_layers(&self, directory: &str) -> Result<BTreeMap<Vec<u8>, fs::FileType>, TreeError> {
+        let mut names = BTreeMap::new();
+        for root in 0..self.base() {
+            for (name, kind) in self.list(root, Path::new(directory))? {
+                names.entry(name).or_insert(kind);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens a regular file of the merged root.
+    pub fn file(&self, path: &str) -> Result<Option<File>, TreeError> {
+        for root in 0..self.roots.len() {
+            let file = self.open(root, Path::new(path)).map_err(|error| failed(Path::new(path), error))?;
+            if file.is_some() {
+                return Ok(file);
+            }
+        }
+        Ok(None)
+    }
+
     fn below(&self, path: &[u8]) -> PathBuf {
         self.directory.join(OsStr::from_bytes(path))
     }
