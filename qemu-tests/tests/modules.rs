@@ -12,7 +12,10 @@ const SHOW_PATH: &str = "#!/bin/sh\necho \"[$(cat /sys/module/firmware_class/par
 
 /// An extension with modules of this kernel below a directory of their own.
 fn extension(name: &str, kernel: Kernel, directory: &str, modules: &[&str]) -> Extension {
-    modules.iter().fold(Extension::new(name), |extension, module| {
+    // As the extensions of a catalogue, each has an index that knows its own.
+    let index = format!("usr/lib/modules/{}/modules.dep", kernel.release());
+    let extension = Extension::new(name).file(&index, 0o644, format!("{directory}/none.ko:\n"));
+    modules.iter().fold(extension, |extension, module| {
         let (path, content) = kernel.module(module);
         let file = path.rsplit('/').next().unwrap_or(&path);
         let path = format!("usr/lib/modules/{}/{directory}/{file}", kernel.release());
@@ -21,8 +24,13 @@ fn extension(name: &str, kernel: Kernel, directory: &str, modules: &[&str]) -> E
 }
 
 fn machine(name: &str, kernel: Kernel, modules: &str, extensions: &[Extension]) -> Machine {
-    let images: Vec<_> =
-        extensions.iter().map(|one| format!("      - image: oci:/extensions/{}\n", one.name())).collect();
+    let images: Vec<_> = extensions
+        .iter()
+        .map(|one| {
+            let overrides = "        overrides: [/usr/local/share/guest/winner]\n";
+            format!("      - image: oci:/extensions/{}\n{overrides}", one.name())
+        })
+        .collect();
     let config = format!(
         "version: v1alpha1\nmachine:\n  install:\n    extensions:\n{}  kernel:\n    modules:\n{modules}",
         images.concat()

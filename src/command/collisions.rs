@@ -137,6 +137,14 @@ fn open(claim: &Claim<'_>) -> Result<(Reader<File>, Tree), CollisionError> {
     Ok((reader, tree))
 }
 
+/// Whether this is an index of kernel modules. Extensions bring copies of
+/// their own, which count for nothing once the merged ones lie above them.
+fn is_module_index(path: &[u8]) -> bool {
+    let rest = path.strip_prefix(b"usr/lib/modules/").unwrap_or_default();
+    let mut names = rest.split(|&byte| byte == b'/').skip(1);
+    matches!((names.next(), names.next()), (Some(name), None) if name.starts_with(b"modules."))
+}
+
 struct Search<'a> {
     claims: &'a [Claim<'a>],
     trees: &'a [Tree],
@@ -212,6 +220,9 @@ impl Search<'_> {
         path: &[u8],
         (lower, base): (&[(usize, &Node)], Option<OnBase<'_>>),
     ) -> Result<(), CollisionError> {
+        if is_module_index(path) {
+            return Ok(());
+        }
         if let Some((index, other)) = lower.last() {
             if let Some(kind) = self.difference((upper, node), (*index, other), path)? {
                 self.found(upper, Some(*index), path, kind);
@@ -322,4 +333,22 @@ fn subdirectory(base: &OwnedFd, name: &[u8], path: &[u8]) -> Result<OwnedFd, Col
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(base, name, flags, Mode::empty())
         .map_err(|errno| CollisionError::Base { path: path.into(), source: errno.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_of_modules_are_told_by_their_place() {
+        for (path, expected) in [
+            ("usr/lib/modules/6.1/modules.dep", true),
+            ("usr/lib/modules/6.1/modules.builtin.modinfo", true),
+            ("usr/lib/modules/6.1/kernel/modules.ko", false),
+            ("usr/lib/modules/modules.dep", false),
+            ("usr/local/modules.dep", false),
+        ] {
+            assert_eq!(is_module_index(path.as_bytes()), expected, "{path}");
+        }
+    }
 }
