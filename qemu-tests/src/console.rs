@@ -124,6 +124,12 @@ impl Console {
         self.ended()
     }
 
+    /// Waits until the machine has ended, however that came: a panic or a
+    /// watchdog resets it without a word.
+    pub fn stopped(self) -> Transcript {
+        self.ended()
+    }
+
     /// Ends the machine as a power cut does: the guest's caches are lost,
     /// what it wrote to its disks stays.
     pub fn power_cut(mut self) -> Transcript {

@@ -67,3 +67,12 @@ pub const OTHER_KERNEL: &str =
 pub fn loaded(module: &str) -> String {
     format!("plywood: loaded module {module}")
 }
+pub const BLESSED: &str = "GUEST: prepare: generation 1 is good";
+pub const APPLIED: &str = "GUEST: prepare: generation 2 is ready";
+pub const GENERATION_1_RUNS: &str = "GUEST: list: generation 1";
+pub const GENERATION_2_IS_BAD: &str = "GUEST: status: 2 * bad ";
+pub const ATTEMPT: &str = "plywood: generation 2: attempt ";
+pub const INIT_EXITED: &str = "Attempted to kill init";
+pub const A_CRASH: &str = "sysrq triggered crash";
+pub const WATCHDOG: &str = "plywood: the watchdog resets the machine in 10 s";
+pub const HANGS: &str = "GUEST: hangs";

@@ -17,6 +17,7 @@ use crate::cli;
 use crate::error::Error;
 use crate::store::Store;
 use crate::sys::power::{self, Ending};
+use crate::sys::{kmsg, watchdog};
 
 /// How long an init has to end the machine by itself.
 const GRACE: Duration = Duration::from_secs(120);
@@ -30,7 +31,7 @@ pub fn run(arguments: &cli::Bless) -> Result<(), Error> {
     let Some(number) = report.generation else {
         return super::print("nothing to bless: the plain root runs");
     };
-    if arguments.automatic && report.trial.is_some_and(|trial| trial.time_limit.is_some()) {
+    if arguments.automatic && report.trial.as_ref().is_some_and(|trial| trial.time_limit.is_some()) {
         return super::print(format_args!(
             "generation {number} is on trial for a limited time: `plywood bless`, without --automatic, ends it"
         ));
@@ -46,7 +47,18 @@ pub fn run(arguments: &cli::Bless) -> Result<(), Error> {
     store.generation(number)?;
     trials.bless(number);
     store.put_trials(&lock, &trials)?;
+    if report.trial.is_some_and(|trial| trial.watchdog.is_some()) {
+        stop_watchdog();
+    }
     super::print(format_args!("generation {number} is good"))
+}
+
+/// The boot has started it; an init that has it by now feeds it.
+fn stop_watchdog() {
+    match watchdog::stop() {
+        Ok(()) => log::info!("stopped the watchdog"),
+        Err(error) => log::info!("the watchdog is left alone: {}", kmsg::chain(&error)),
+    }
 }
 
 /// Waits until the time limit of the running trial is over, and reboots the

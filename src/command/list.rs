@@ -44,6 +44,9 @@ pub struct Trial {
     /// Seconds after which the boot is ended unless it was blessed by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<u64>,
+    /// Seconds after which the hardware watchdog resets the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<u64>,
 }
 
 /// One extension that runs.

@@ -145,11 +145,11 @@ fn row(store: &Store, trials: &Trials, number: u32) -> Row {
     };
     let mark = trials.mark(number);
     let damage = store.generation(number).err().map(|error| kmsg::chain(&error));
-    let (state, reason) = match (damage, mark.verdict) {
-        (Some(damage), _) => ("damaged", Some(damage)),
-        (None, Verdict::Untried) => ("untried", None),
-        (None, Verdict::Good) => ("good", None),
-        (None, Verdict::Bad { reason, .. }) => ("bad", Some(reason)),
+    let (state, reason) = match (mark.verdict, damage) {
+        (Verdict::Bad { reason, .. }, _) => ("bad", Some(reason)),
+        (_, Some(damage)) => ("damaged", Some(damage)),
+        (Verdict::Untried, None) => ("untried", None),
+        (Verdict::Good, None) => ("good", None),
     };
     let layers: Vec<_> = record.layers.into_iter().map(|entry| layer_row(store, entry)).collect();
     Row {

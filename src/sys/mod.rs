@@ -26,6 +26,7 @@ pub mod switch_root;
 mod sysfs;
 pub mod threads;
 pub mod uevent;
+pub mod watchdog;
 
 use rustix::io::Errno;
 

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::assemble::{self, Assembly};
 use super::list::Report;
@@ -66,6 +67,8 @@ pub struct Boot {
     has_no_store: bool,
     /// What boots have shown of generations.
     trials: Trials,
+    /// How long an attempt of the booted generation may take.
+    watchdog: Option<Duration>,
     /// What the booted generation's configuration asks for.
     configured_modules: Vec<KernelModule>,
     /// What it wants done with the network in the end.
@@ -158,6 +161,7 @@ impl Boot {
             store: None,
             has_no_store: false,
             trials: Trials::default(),
+            watchdog: None,
             configured_modules: Vec::new(),
             after_boot: AfterBoot::default(),
             connection: Connection::Untried,
@@ -262,23 +266,32 @@ impl Boot {
         // What an earlier attempt set must not outlive its root.
         self.firmware = None;
         let Candidate::Generation(choice) = candidate else {
-            return self.finish(Report::default(), None);
+            return self.finish(Report::default(), None, &INITS);
         };
         let mut generation = self.store()?.generation(choice.number)?;
         self.count(choice)?;
+        let inits = self.own_inits();
         let mut overlay = self.mount(&generation);
         if trial::is_wanted(choice)
             && let Err(Error::Layer(error)) = &overlay
             && let Some(key) = error.damaged()
         {
             log::warn!("{}; making it again", kmsg::chain(error));
-            self.remake(&generation, key)?;
-            generation = self.store()?.generation(choice.number)?;
-            overlay = self.mount(&generation);
+            match self.remake(&generation, key) {
+                Ok(()) => {
+                    generation = self.store()?.generation(choice.number)?;
+                    overlay = self.mount(&generation);
+                }
+                // The damage is the reason then, and stays.
+                Err(error) => log::warn!("it cannot be made again: {}", error.chain()),
+            }
         }
         let mut report = report::of(&generation, |entry, layer| self.is_skipped(entry, layer));
         report.trial = report::trial(choice.count, &generation.record().proof);
-        self.finish(report, overlay?)
+        if let Some(trial) = &mut report.trial {
+            trial.watchdog = self.watchdog.map(|time| time.as_secs());
+        }
+        self.finish(report, overlay?, &inits)
     }
 
     /// Makes a damaged layer of `generation` again, from its configuration
@@ -299,10 +312,7 @@ impl Boot {
 
     /// Checks that the root at hand can be handed off to; takes the overlay
     /// away again if it cannot.
-    fn finish(&self, report: Report, overlay: Option<Attached>) -> Result<Mounted, Error> {
-        // The kernel's last resort is for a base; of an extension that hides
-        // init it would make a shell that nobody asked for.
-        let inits = if overlay.is_some() { &INITS[..INITS.len() - 1] } else { &INITS[..] };
+    fn finish(&self, report: Report, overlay: Option<Attached>, inits: &[&str]) -> Result<Mounted, Error> {
         match self.find_init(inits) {
             Ok(new_root) => Ok(Mounted { new_root, report }),
             Err(error) => {
@@ -365,6 +375,17 @@ impl Boot {
         let generation = assembly.perform(&plan, &lock, &mut || self.connect(config.network()))?;
         self.timeline.done("layers");
         Ok(generation)
+    }
+
+    /// The init of the root at hand, before anything is mounted over it: what
+    /// extensions make of it has to start, too. Without one they have to
+    /// bring one, but the kernel's last resort is no system.
+    fn own_inits(&self) -> Vec<&'static str> {
+        let starts = |init: &&&str| NewRoot::check(&self.root, Path::new(init)).is_ok();
+        match INITS.iter().find(starts) {
+            Some(init) => vec![init],
+            None => INITS[..INITS.len() - 1].to_vec(),
+        }
     }
 
     /// The init that will run, checked inside the root at hand.

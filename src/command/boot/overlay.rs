@@ -38,6 +38,7 @@ impl Boot {
         let source = Source { name, text: generation.config()?.into_bytes() };
         let config = super::machine::parse_config(&[source])?;
         self.configured_modules = config.modules().to_vec();
+        self.watchdog = config.watchdog();
         self.after_boot = config.network().after_boot;
         let (skipped, layers): (Vec<_>, Vec<_>) =
             generation.layers().iter().partition(|(entry, layer)| self.is_skipped(entry, layer));

@@ -28,7 +28,9 @@ pub fn of(generation: &Generation, is_skipped: impl Fn(&LayerEntry, &Layer) -> b
 /// The attempt that this boot is, if it has to be blessed.
 pub fn trial(count: Count, proof: &Proof) -> Option<Trial> {
     match count {
-        Count::Attempt { number: attempt, of } => Some(Trial { attempt, of, time_limit: proof.time_limit }),
+        Count::Attempt { number: attempt, of } => {
+            Some(Trial { attempt, of, time_limit: proof.time_limit, watchdog: None })
+        }
         Count::Free => None,
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use super::{Boot, report};
 use crate::command::decision::{self, Choice, Count, Decision, Role, Situation};
@@ -14,7 +15,7 @@ use crate::command::list::Report;
 use crate::config::cmdline::{BootParameters, FailureAction};
 use crate::error::Error;
 use crate::store::{GenerationError, Proof, RecordError, Store, Trials};
-use crate::sys::kmsg;
+use crate::sys::{kmsg, watchdog};
 
 /// Something that may be booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +188,24 @@ impl Boot {
             log::warn!("the store does not keep how this boot went: {}", kmsg::chain(&error));
         }
         report::save(report, &self.timeline);
+        if let Some(seconds) = report.trial.as_ref().and_then(|trial| trial.watchdog) {
+            self.start_watchdog(Duration::from_secs(seconds));
+        }
+    }
+
+    /// From here on a machine that hangs is reset. Without the hardware, the
+    /// kernel's own timer does it while the kernel runs; a machine without
+    /// either boots all the same.
+    fn start_watchdog(&mut self, time: Duration) {
+        if !watchdog::is_there() {
+            self.load_module("softdog");
+        }
+        match watchdog::start(time) {
+            Ok(time) => {
+                log::info!("the watchdog resets the machine in {} s, until `plywood bless`", time.as_secs());
+            }
+            Err(error) => log::warn!("no watchdog guards this attempt: {}", kmsg::chain(&error)),
+        }
     }
 
     fn keep(&mut self, trials: &Trials) -> Result<(), Error> {
