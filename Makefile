@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 300
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 PACKAGES := gcc gcc-12 g++ libc6-dev ca-certificates python3 \
-	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd \
+	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd strace util-linux \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools squashfs-tools-ng squashfuse 7zip cryptsetup-bin e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
