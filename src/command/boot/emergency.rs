@@ -71,6 +71,19 @@ pub fn end(reason: &str, fate: Fate) -> ! {
     finish(Ending::Reboot)
 }
 
+/// Ends the machine where `plywood.onfailure=` names an end. Returns where the
+/// initramfs that called is to decide.
+pub fn end_if_asked(reason: &str, action: FailureAction) {
+    let ending = match action {
+        FailureAction::Reboot => Ending::Reboot,
+        FailureAction::PowerOff => Ending::PowerOff,
+        FailureAction::Halt => Ending::Halt,
+        FailureAction::Base | FailureAction::Shell => return,
+    };
+    log::error!("cannot boot: {reason}");
+    finish(ending)
+}
+
 fn finish(ending: Ending) -> ! {
     log::info!("{ending:?}");
     let Err(error) = power::end(ending);

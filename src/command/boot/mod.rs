@@ -7,6 +7,7 @@
 
 mod clock;
 mod emergency;
+mod hook;
 mod network;
 mod overlay;
 mod remote;
@@ -41,6 +42,7 @@ use crate::sys::loopdev::LoopDevice;
 use crate::sys::module::Modules;
 use crate::sys::switch_root::{NewRoot, Pivot};
 use emergency::Fate;
+pub use hook::hook;
 use network::Connection;
 pub use overlay::BASE;
 use root::SYSROOT;
@@ -50,6 +52,9 @@ use trial::{Candidate, Failure};
 
 /// What the kernel tries when the command line names no init.
 const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+
+/// What every overlay of layers needs.
+const NEEDED_MODULES: [&str; 3] = ["loop", "squashfs", "overlay"];
 
 /// A machine on its way up.
 pub struct Boot {
@@ -90,22 +95,6 @@ pub fn init() -> ! {
     }));
     let Err(error) = Boot::new(parameters).and_then(Boot::run);
     emergency::end(&error.chain(), fate)
-}
-
-/// `plywood boot --root DIR`: the same over a root that the calling initramfs
-/// has mounted and hands off to itself.
-pub fn hook(root: &Path) -> Result<(), Error> {
-    let line = read_command_line();
-    let parameters = BootParameters::new(&line);
-    let mut boot = Boot::new((line, parameters))?;
-    boot.root = root.into();
-    boot.load_needed_modules();
-    clock::settle();
-    let Mounted { report, .. } = boot.mount_first_that_works()?;
-    boot.load_configured_modules();
-    boot.leave_network();
-    boot.keep_report(&report);
-    Ok(())
 }
 
 /// Makes the process able to see and say something.
@@ -199,12 +188,7 @@ impl Boot {
         }
         let loaded = self.modules.coldplug();
         log::info!("loaded drivers for {loaded} devices");
-        self.load_needed_modules();
-    }
-
-    /// Loads what every overlay of layers needs, whoever mounted the root.
-    fn load_needed_modules(&mut self) {
-        for module in ["loop", "squashfs", "overlay"] {
+        for module in NEEDED_MODULES {
             self.load_module(module);
         }
     }

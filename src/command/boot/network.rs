@@ -18,6 +18,8 @@ use crate::sys::net::{self, NetworkState, Requests};
 pub enum Connection {
     Untried,
     Up(NetworkState),
+    /// Up, and not by us: it is the initramfs' to take down.
+    Adopted,
     Failed,
 }
 
@@ -36,7 +38,7 @@ impl Boot {
     pub(super) fn bring_up_network(&mut self, wanted: &Network) -> Result<(), Error> {
         match self.connection {
             Connection::Untried => {}
-            Connection::Up(_) => return Ok(()),
+            Connection::Up(_) | Connection::Adopted => return Ok(()),
             Connection::Failed => return Err(Error::NotBootable("it did not come up before".into())),
         }
         let requests = self.network_requests();

@@ -114,11 +114,19 @@ impl Boot {
 
     /// What the overlay covers. Every file of every layer has to be inside.
     fn cover(&self, config: &Config, layers: &[&(LayerEntry, Layer)]) -> Result<Cover, Error> {
-        let hierarchies = match &config.overlay().hierarchies {
-            Hierarchies::Root => return Ok(Cover::Root),
-            Hierarchies::Auto if is_image(&self.root) => return Ok(Cover::Root),
-            Hierarchies::Auto => hierarchies_of(layers),
-            Hierarchies::Paths(paths) => paths.clone(),
+        let (hierarchies, reason) = match &config.overlay().hierarchies {
+            Hierarchies::Root => {
+                log::info!("overlay: the whole root, as plywood.overlay.hierarchies says");
+                return Ok(Cover::Root);
+            }
+            Hierarchies::Auto if is_image(&self.root) => {
+                log::info!("overlay: the whole root, which is an image that nothing writes to");
+                return Ok(Cover::Root);
+            }
+            Hierarchies::Auto => {
+                (hierarchies_of(layers), "all that extensions touch; the rest of the root stays as it is")
+            }
+            Hierarchies::Paths(paths) => (paths.clone(), "as plywood.overlay.hierarchies says"),
         };
         for (entry, layer) in layers {
             for place in &layer.record().places {
@@ -131,6 +139,8 @@ impl Boot {
                 }
             }
         }
+        let paths: Vec<_> = hierarchies.iter().map(|path| path.to_string_lossy()).collect();
+        log::info!("overlay: {}: {reason}; {}", paths.join(", "), access(config));
         Ok(Cover::Hierarchies(hierarchies))
     }
 
@@ -213,7 +223,7 @@ fn open(layers: &[&(LayerEntry, Layer)]) -> Result<Vec<LayerFile>, Error> {
 }
 
 /// Whether the base is an image that nothing writes to.
-fn is_image(root: &Path) -> bool {
+pub(super) fn is_image(root: &Path) -> bool {
     // From linux/magic.h: squashfs, erofs, isofs.
     const IMAGES: [u64; 3] = [0x7371_7368, 0xe0f5_e1e2, 0x9660];
     rustix::fs::statfs(root).is_ok_and(|status| IMAGES.contains(&(status.f_type as u64)))
@@ -234,6 +244,14 @@ fn hierarchies_of(layers: &[&(LayerEntry, Layer)]) -> Vec<PathBuf> {
         .collect();
     let inside = |place: &PathBuf| places.iter().any(|other| other != place && place.starts_with(other));
     places.iter().filter(|place| !inside(place)).cloned().collect()
+}
+
+fn access(config: &Config) -> &'static str {
+    match config.overlay().writable {
+        config::Writable::No => "read-only",
+        config::Writable::Tmpfs => "writes go to memory",
+        config::Writable::Persistent => "writes go to the state directory",
+    }
 }
 
 fn writable(config: &Config) -> Writable {

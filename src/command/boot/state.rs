@@ -7,11 +7,12 @@ use std::rc::Rc;
 
 use super::Boot;
 use super::clock;
-use super::overlay::directory_on;
+use super::overlay::{directory_on, is_image};
 use super::root::device_deadline;
 use crate::error::Error;
 use crate::store::Store;
 use crate::sys::block::DeviceSpec;
+use crate::sys::directory::{self, Symlinks};
 use crate::sys::kmsg;
 use crate::sys::mount::{self, Options, Submounts};
 
@@ -47,7 +48,7 @@ impl Boot {
     }
 
     fn mount_state(&mut self, target: &Path) -> Result<(), Error> {
-        let Some(place) = self.parameters.state.clone() else {
+        let Some(place) = self.parameters.state.clone().or_else(|| self.state_on_root()) else {
             log::warn!("no plywood.state=: layers are kept in memory and built again at the next boot");
             return mount_memory(target);
         };
@@ -78,6 +79,18 @@ impl Boot {
 }
 
 impl Boot {
+    /// The usual place, where somebody has made it on a root that is written to.
+    fn state_on_root(&self) -> Option<String> {
+        const USUAL: &str = "/var/lib/plywood";
+        let root = directory::open(&self.root).ok()?;
+        let there = directory::open_in_root(&root, Path::new(&USUAL[1..]), Symlinks::Follow);
+        if is_image(&self.root) || !matches!(there, Ok(Some(_))) {
+            return None;
+        }
+        log::info!("the state directory is {USUAL} of the root, as no plywood.state= names another");
+        Some(USUAL.into())
+    }
+
     /// Shows a directory of the root as the state directory. A store is
     /// written to, so a root that is mounted read-only does not stay so.
     fn bind_state(
