@@ -56,6 +56,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Make an extension image from a directory
     Build(Build),
+    /// Add plywood, a configuration and its images to an initramfs
+    Initramfs(Initramfs),
 }
 
 #[derive(Debug, Default, Args)]
@@ -266,6 +268,24 @@ pub struct Build {
     pub output: ImageSource,
     #[command(flatten)]
     pub machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub struct Initramfs {
+    /// A machine configuration to add, with the images that it names by path;
+    /// may be given several times
+    #[arg(long = "config", value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Copy a file or directory to a path of the initramfs; may be given
+    /// several times
+    #[arg(long, value_name = "SRC:DEST")]
+    pub add: Vec<String>,
+    /// Write this initramfs first, whatever it is compressed with
+    #[arg(long, value_name = "FILE")]
+    pub append: Option<PathBuf>,
+    /// The initramfs, or the archive to append to one; mode 0600
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// What a command needs to know of the machine that an image is for.

@@ -162,7 +162,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
 
 /// The layer is renamed to its place, which would take a device's node away
 /// from the whole system.
-fn check_output(path: &Path) -> Result<(), Error> {
+pub fn check_output(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
             let source = io::Error::other("it is there and is not a regular file");

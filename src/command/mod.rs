@@ -15,6 +15,7 @@ mod decision;
 mod extensions_yaml;
 mod generations;
 mod images;
+mod initramfs;
 pub mod kernel_modules;
 mod list;
 pub mod machine;
@@ -82,6 +83,7 @@ pub fn run(invocation: Invocation) -> Result<Outcome, Error> {
         Command::Validate(arguments) => images::validate(arguments),
         Command::Inspect(arguments) => images::inspect(arguments),
         Command::Build(arguments) => images::build(arguments),
+        Command::Initramfs(arguments) => initramfs::run(arguments),
     };
     done.map(|()| Outcome::Done)
 }
