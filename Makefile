@@ -15,7 +15,8 @@ FUZZ_SECONDS ?= 300
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 PACKAGES := gcc gcc-12 g++ libc6-dev ca-certificates python3 \
-	qemu-system-x86 busybox-static mmdebstrap cpio kmod openssl xz-utils zstd strace util-linux \
+	qemu-system-x86 ovmf systemd-boot-efi binutils busybox-static mmdebstrap cpio kmod openssl xz-utils zstd strace \
+	util-linux \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools squashfs-tools-ng squashfuse 7zip cryptsetup-bin e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
@@ -28,13 +29,14 @@ ROUNDS ?= 3
 
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:
-.PHONY: help deps build check test fuzz assets bench bench-deps demo demo-shell clean
+.PHONY: help deps build check test matrix fuzz assets bench bench-deps demo demo-shell clean
 
 help:
 	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
 	@echo 'make build       the static binary, $(PLYWOOD)'
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
+	@echo 'make matrix      distributions with every kernel, firmware and initramfs; takes long'
 	@echo 'make fuzz        search for inputs that break something, FUZZ_SECONDS=300 a target'
 	@echo 'make bench       time and memory beside other ways to a squashfs; BENCH="gvisor boot" ROUNDS=1 for a part'
 	@echo 'make demo        boot a virtual machine with an extension and show what came of it'
@@ -65,6 +67,9 @@ assets: build
 
 test: deps assets
 	cargo test --locked --workspace
+
+matrix: deps assets
+	cargo test --locked --package qemu-tests --test distros -- --include-ignored
 
 build/tools/bin/cargo-fuzz:
 	cargo install --locked --root build/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz

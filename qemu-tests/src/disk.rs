@@ -1,6 +1,8 @@
 //! Disks of a guest: a shared asset that no boot can change, or a file of
 //! one test that keeps what the guest wrote, power cut or not.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::program::{MKE2FS, run, scratch};
@@ -38,6 +40,22 @@ impl Disk {
     /// The same disk, which the guest cannot write to.
     pub fn read_only(&self) -> Self {
         Self { keep: Keep::Refused, ..self.clone() }
+    }
+
+    /// Panics unless the guest has left the ext4 volume as after unmounting:
+    /// its journal needs no replay (kernel documentation, "ext4 superblock").
+    pub fn assert_clean(&self) {
+        const STATE: u64 = 1024 + 0x3a;
+        const INCOMPATIBLE: u64 = 1024 + 0x60;
+        let read = |offset| {
+            let mut bytes = [0; 2];
+            File::open(&self.path)
+                .and_then(|file| file.read_exact_at(&mut bytes, offset))
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", self.path.display()));
+            u16::from_le_bytes(bytes)
+        };
+        assert_eq!(read(STATE), 1, "{} was not unmounted", self.path.display());
+        assert_eq!(read(INCOMPATIBLE) & 4, 0, "the journal of {} has to be replayed", self.path.display());
     }
 
     pub(crate) fn path(&self) -> &Path {

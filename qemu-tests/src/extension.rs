@@ -72,7 +72,7 @@ impl Extension {
     }
 
     /// Writes the image layout `dir/NAME` and returns its path.
-    pub(crate) fn pack(&self, dir: &Path) -> PathBuf {
+    pub fn pack(&self, dir: &Path) -> PathBuf {
         let source = dir.join(format!("{}.source", self.name));
         for file in &self.files {
             write(&source.join("rootfs").join(&file.path), file.mode, &file.content);

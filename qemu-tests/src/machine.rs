@@ -26,18 +26,24 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 no_timer_check";
 const PROCESSOR: &str = "max,-cx16";
 
 /// The Debian cloud kernels that tests boot.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Kernel {
     /// No `lowerdir+`, uncompressed modules, virtio as modules.
     V6_1,
     /// `lowerdir+`, modules compressed with xz.
     V6_12,
+    /// 6.1, as installed on Debian 12.
+    Debian12,
+    /// 6.12, as installed on Debian 13.
+    Debian13,
+    /// The newest that Debian 13 has from its backports.
+    Debian13Newest,
 }
 
 impl Kernel {
     /// The name of the directory that its modules are in.
     pub fn release(self) -> String {
-        let release = read(&asset(&format!("kernel-{}", self.version())).join("release"));
+        let release = read(&self.directory().join("release"));
         String::from_utf8_lossy(&release).trim().into()
     }
 
@@ -58,8 +64,26 @@ impl Kernel {
 
     fn version(self) -> &'static str {
         match self {
-            Kernel::V6_1 => "6.1",
-            Kernel::V6_12 => "6.12",
+            Kernel::V6_1 | Kernel::Debian12 => "6.1",
+            Kernel::V6_12 | Kernel::Debian13 => "6.12",
+            Kernel::Debian13Newest => "newest",
+        }
+    }
+
+    /// The directory that holds it and its release.
+    pub(crate) fn directory(self) -> PathBuf {
+        match self {
+            Kernel::V6_1 | Kernel::V6_12 => asset(&format!("kernel-{}", self.version())),
+            Kernel::Debian12 => asset("distro-12").join(self.version()),
+            Kernel::Debian13 | Kernel::Debian13Newest => asset("distro-13").join(self.version()),
+        }
+    }
+
+    /// The Debian that it is installed on.
+    fn distro(self) -> &'static str {
+        match self {
+            Kernel::V6_1 | Kernel::Debian12 => "12",
+            Kernel::V6_12 | Kernel::Debian13 | Kernel::Debian13Newest => "13",
         }
     }
 }
@@ -70,6 +94,47 @@ pub enum Initramfs {
     Plywood,
     /// Nothing but a static busybox and this script as /init.
     Script(&'static str),
+    /// What a program of the kernel's Debian has made.
+    Made(Maker),
+    /// A file.
+    File(PathBuf),
+}
+
+/// How an installed Debian makes its initramfs.
+#[derive(Clone, Copy, Debug)]
+pub enum Maker {
+    /// With plywood's hooks installed.
+    InitramfsTools,
+    DracutSystemd,
+    Dracut,
+    /// Without them.
+    PlainInitramfsTools,
+    PlainDracutSystemd,
+}
+
+impl Maker {
+    /// The initramfs for `kernel`.
+    pub fn initramfs(self, kernel: Kernel) -> PathBuf {
+        let name = match self {
+            Maker::InitramfsTools => "initramfs-tools",
+            Maker::DracutSystemd => "dracut-systemd",
+            Maker::Dracut => "dracut",
+            Maker::PlainInitramfsTools => "plain-initramfs-tools",
+            Maker::PlainDracutSystemd => "plain-dracut-systemd",
+        };
+        asset(&format!("hooks-{}", kernel.distro())).join(format!("{}.{name}", kernel.version()))
+    }
+}
+
+/// What starts the kernel.
+#[derive(Clone, Copy, Debug)]
+pub enum Firmware {
+    Bios,
+    /// The kernel's EFI stub.
+    Uefi,
+    /// One file of stub, kernel, initramfs and command line, on a volume of
+    /// its own.
+    UnifiedKernelImage,
 }
 
 /// The base root, which becomes `/dev/vda`.
@@ -79,6 +144,9 @@ pub enum Root {
     BusyboxExt4,
     DebianSquashfs,
     DebianExt4,
+    /// Debian 12 and 13 as they are installed on disks, with kernels and all.
+    Debian12,
+    Debian13,
 }
 
 impl Root {
@@ -93,6 +161,8 @@ impl Root {
             Root::BusyboxExt4 => ("root-busybox", "root.ext4"),
             Root::DebianSquashfs => ("root-debian", "root.squashfs"),
             Root::DebianExt4 => ("root-debian", "root.ext4"),
+            Root::Debian12 => ("distro-12", "root.ext4"),
+            Root::Debian13 => ("distro-13", "root.ext4"),
         };
         Disk::unchanged(asset(name).join(file))
     }
@@ -126,6 +196,7 @@ pub struct Machine {
     name: String,
     kernel: Kernel,
     initramfs: Initramfs,
+    firmware: Firmware,
     files: Archive,
     arguments: Vec<String>,
     disks: Vec<Disk>,
@@ -143,6 +214,7 @@ impl Machine {
             name: name.into(),
             kernel: Kernel::V6_1,
             initramfs: Initramfs::Plywood,
+            firmware: Firmware::Bios,
             files: Archive::default(),
             arguments: vec![KERNEL_ARGUMENTS.into()],
             disks: Vec::new(),
@@ -160,6 +232,11 @@ impl Machine {
 
     pub fn initramfs(mut self, initramfs: Initramfs) -> Self {
         self.initramfs = initramfs;
+        self
+    }
+
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.firmware = firmware;
         self
     }
 
@@ -234,17 +311,27 @@ impl Machine {
 
     /// Powers the machine on.
     pub fn boot(self) -> Console {
-        let Self { name, kernel, initramfs, files, arguments, disks, cards, options, time, scratch } = self;
+        let Self {
+            name,
+            kernel,
+            initramfs,
+            firmware,
+            files,
+            arguments,
+            disks,
+            cards,
+            options,
+            time,
+            scratch,
+        } = self;
         let initrd = scratch.join("initramfs.cpio");
         write_initramfs(&initrd, kernel, &initramfs, files);
+        // What a distribution makes holds every driver, packed and unpacked.
+        let memory = if let Initramfs::Made(_) | Initramfs::File(_) = initramfs { "1024" } else { "512" };
         let mut qemu = QEMU.tied_to_this_thread();
-        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1", "-m", "512", "-M", "pc", "-nodefaults"])
+        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1", "-m", memory, "-nodefaults"])
             .args(["-nographic", "-no-reboot", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(asset(&format!("kernel-{}", kernel.version())).join("vmlinuz"))
-            .arg("-initrd")
-            .arg(&initrd)
-            .args(["-append", &arguments.join(" ")]);
+            .args(firmware.start(&scratch, kernel, &initrd, &arguments.join(" ")));
         for disk in &disks {
             qemu.args(["-drive", &disk.drive()]);
         }
@@ -272,6 +359,11 @@ fn write_initramfs(path: &Path, kernel: Kernel, initramfs: &Initramfs, mut files
             let file = asset(&format!("initramfs-{}", kernel.version())).join("initramfs.cpio");
             read(&file)
         }
+        Initramfs::Made(maker) => {
+            assert_plywood_is_current();
+            padded(read(&maker.initramfs(kernel)))
+        }
+        Initramfs::File(file) => padded(read(file)),
         Initramfs::Script(script) => {
             files.file("/bin/busybox", 0o755, &read(Path::new("/bin/busybox")));
             files.file("/init", 0o755, script.as_bytes());
@@ -280,6 +372,12 @@ fn write_initramfs(path: &Path, kernel: Kernel, initramfs: &Initramfs, mut files
     };
     let bytes = [base, files.finish()].concat();
     fs::write(path, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+/// The kernel finds an archive behind a compressed one at a multiple of 4.
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 fn read(path: &Path) -> Vec<u8> {

@@ -17,6 +17,8 @@ pub const UMOCI: Program = Program { name: "umoci", package: "umoci" };
 pub const HTPASSWD: Program = Program { name: "htpasswd", package: "apache2-utils" };
 pub const BASE64: Program = Program { name: "base64", package: "coreutils" };
 pub const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
+pub const OBJCOPY: Program = Program { name: "objcopy", package: "binutils" };
+pub const CPIO: Program = Program { name: "cpio", package: "cpio" };
 
 impl Program {
     /// The command, to be run to its end.

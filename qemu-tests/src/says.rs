@@ -76,3 +76,16 @@ pub const INIT_EXITED: &str = "Attempted to kill init";
 pub const A_CRASH: &str = "sysrq triggered crash";
 pub const WATCHDOG: &str = "plywood: the watchdog resets the machine in 10 s";
 pub const HANGS: &str = "GUEST: hangs";
+
+/// The assembled distribution is up, and nothing of it has failed.
+pub const SYSTEM_RUNS: &str = "GUEST: system: running";
+pub const DISTRO_END: &str = "GUEST: distro end";
+
+/// A fact of `distro-report` that has to be so on every distribution.
+pub fn so(fact: &str) -> String {
+    format!("GUEST: {fact}: yes")
+}
+
+/// Why the overlays are where they are.
+pub const OVERLAY_WHERE_TOUCHED: &str = "GUEST: log: *overlay: *: all that extensions touch";
+pub const OVERLAY_OVER_THE_ROOT: &str = "GUEST: mount: / overlay ";
