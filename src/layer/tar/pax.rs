@@ -65,7 +65,8 @@ impl<'a> Key<'a> {
             b"SCHILY.acl.access" => Self::Xattr(b"system.posix_acl_access"),
             b"SCHILY.acl.default" => Self::Xattr(b"system.posix_acl_default"),
             b"SCHILY.acl.ace" => Self::Xattr(b"system.nfs4_acl"),
-            b"SCHILY.realsize" => Self::Sparse,
+            // star's and Solaris', which libarchive reads too.
+            b"SCHILY.realsize" | b"SUN.holesdata" => Self::Sparse,
             _ if key.starts_with(b"GNU.sparse.") => Self::Sparse,
             _ => match (key.strip_prefix(b"SCHILY.xattr."), key.strip_prefix(b"LIBARCHIVE.xattr.")) {
                 (Some(name), _) => Self::Xattr(name),
@@ -313,6 +314,7 @@ mod tests {
             (record("GNU.sparse.major", b"1"), sparse("GNU.sparse.major")),
             (record("GNU.sparse.map", b"0,1"), sparse("GNU.sparse.map")),
             (record("SCHILY.realsize", b"1"), sparse("SCHILY.realsize")),
+            (record("SUN.holesdata", b" 0 1"), sparse("SUN.holesdata")),
         ] {
             assert_eq!(Pax::parse(&data, &Limits::default()), Err(expected), "{}", data.escape_ascii());
         }
