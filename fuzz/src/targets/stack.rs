@@ -72,8 +72,26 @@ fn remove(model: &mut Model, path: &str) {
     model.remove(path);
 }
 
+/// Whether a whiteout or opaque marker stands below something of its own
+/// changeset that is no directory, or below a symlink of a lower one.
+fn is_marker_through_link(model: &Model, entries: &[(Deed, String)], deed: Deed, path: &str) -> bool {
+    let through = |directory: &str| {
+        let is_own =
+            |(deed, path): &(Deed, String)| matches!(deed, Deed::File | Deed::Symlink) && path == directory;
+        model.get(directory).is_some_and(|(held, _)| *held == Deed::Symlink) || entries.iter().any(is_own)
+    };
+    let mut parents = path.match_indices('/').map(|(slash, _)| &path[..slash]);
+    match deed {
+        Deed::Whiteout => parents.any(through),
+        Deed::Opaque => parents.any(through) || through(path),
+        _ => false,
+    }
+}
+
 /// Adds one changeset; true if a strict reader may refuse it.
 fn apply(model: &mut Model, entries: &[(Deed, String)], number: usize) -> bool {
+    let mut refusable =
+        entries.iter().any(|(deed, path)| is_marker_through_link(model, entries, *deed, path));
     for (deed, path) in entries {
         match deed {
             Deed::Whiteout => remove(model, path),
@@ -81,7 +99,6 @@ fn apply(model: &mut Model, entries: &[(Deed, String)], number: usize) -> bool {
             _ => {}
         }
     }
-    let mut refusable = false;
     let mut own: BTreeMap<&str, Deed> = BTreeMap::new();
     let made = entries.iter().filter(|(deed, _)| !matches!(deed, Deed::Whiteout | Deed::Opaque));
     for (deed, path) in made.clone() {

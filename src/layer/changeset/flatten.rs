@@ -9,6 +9,9 @@
 //! containerd resolves a symlink that stands where an entry needs a
 //! directory, inside the root; here such an entry is refused, because no
 //! ordinary builder emits it and everything that escapes from a root needs it.
+//! So is a whiteout or opaque marker, which containerd and umoci let act on
+//! what the symlink names and an overlay would not, unless its own changeset
+//! puts a directory in the symlink's place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +32,7 @@ pub(super) fn flatten(
     let (mut root, mut modules) = (Directory::new(), BTreeMap::new());
     for (number, index) in changesets.enumerate() {
         let mut changeset = Changeset { index, number: u16::try_from(number).unwrap_or(u16::MAX) };
-        changeset.erase(&mut root);
+        changeset.erase(&mut root)?;
         root = changeset.merge(root, b"")?;
         modules.extend(changeset.modules());
         if hard_links == Permission::Allow {
@@ -46,8 +49,8 @@ struct Changeset {
 
 impl Changeset {
     /// Removes what whiteouts and opaque markers hide. One that runs through
-    /// something that is no directory hides nothing.
-    fn erase(&self, root: &mut Directory) {
+    /// a file hides nothing.
+    fn erase(&self, root: &mut Directory) -> Result<(), FlattenError> {
         let records = &self.index.records;
         let mut hidden: BTreeMap<&[u8], BTreeSet<&[u8]>> = BTreeMap::new();
         for &whiteout in &records.whiteouts {
@@ -56,15 +59,44 @@ impl Changeset {
             }
         }
         for (directory, names) in hidden {
+            self.check_marker(root, directory)?;
             if let Some(children) = directory_at(root, directory) {
                 children.retain(|name, _| !names.contains(name));
             }
         }
         for &opaque in &records.opaque {
+            self.check_marker(root, records.get(opaque))?;
             if let Some(directory) = directory_at(root, records.get(opaque)) {
                 *directory = Directory::new();
             }
         }
+        Ok(())
+    }
+
+    /// Refuses a marker in `directory` if that runs through a symlink that this
+    /// changeset leaves there.
+    fn check_marker(&self, root: &Directory, directory: &[u8]) -> Result<(), FlattenError> {
+        let (mut children, mut end) = (root, 0);
+        for name in components(directory) {
+            end += name.len();
+            let Some(node) = children.get(name) else { return Ok(()) };
+            match &node.content {
+                Content::Directory(below) => children = below,
+                Content::Symlink(_) if !self.has_directory(&directory[..end]) => {
+                    let (path, lower) = (directory[..end].to_vec(), node.changeset.unwrap_or_default());
+                    return Err(FlattenError::Parent { path, lower, upper: self.number });
+                }
+                _ => return Ok(()),
+            }
+            end += 1;
+        }
+        Ok(())
+    }
+
+    fn has_directory(&self, path: &[u8]) -> bool {
+        split(path)
+            .and_then(|(directory, name)| self.index.find(directory, name))
+            .is_some_and(|(_, record)| record.content.is_directory())
     }
 
     /// Puts this changeset's children of `path` over those in `lower`. Both

@@ -22,7 +22,7 @@ pub(super) struct Index {
 
 impl Index {
     /// Fails on paths that have two records, of which one is no directory,
-    /// and on paths that run through something that is no directory.
+    /// and on paths and markers that run through something that is none.
     pub(super) fn new(mut records: Records, budget: &mut Budget) -> Result<Self, ChangesetError> {
         let (mut whiteouts, mut opaque) =
             (std::mem::take(&mut records.whiteouts), std::mem::take(&mut records.opaque));
@@ -39,7 +39,29 @@ impl Index {
             index.records.push(&path, Inode::IMPLIED, budget)?;
         }
         index.sort();
+        index.check_markers()?;
         Ok(index)
+    }
+
+    /// Fails on markers that stand below something that is no directory.
+    fn check_markers(&self) -> Result<(), ChangesetError> {
+        let records = &self.records;
+        let whiteouts = records.whiteouts.iter().filter_map(|text| split(records.get(*text)));
+        let opaque = records.opaque.iter().map(|text| records.get(*text));
+        let mut last = None;
+        for path in whiteouts.map(|(directory, _)| directory).chain(opaque) {
+            if last.replace(path) == Some(path) {
+                continue;
+            }
+            let mut at = path;
+            while let Some((directory, name)) = split(at) {
+                if self.find(directory, name).is_some_and(|(_, record)| !record.content.is_directory()) {
+                    return Err(ChangesetError::Marker { path: at.to_vec() });
+                }
+                at = directory;
+            }
+        }
+        Ok(())
     }
 
     fn sort(&mut self) {

@@ -21,7 +21,6 @@ pub use name::{EmptyWhiteout, EntryName};
 
 use super::rules::Permission;
 use super::squashfs::FileId;
-use super::tar::path::split;
 use super::tar::{Archive, Entry, EntryPath, Kind, TarError};
 use super::tree::Directory;
 use crate::limits::{Bound, Budget, Exceeded, Limits};
@@ -43,6 +42,8 @@ pub enum ChangesetError {
     Repeated { path: Vec<u8> },
     #[error("`{}` is below something that is not a directory in the same changeset", Escaped::new(.path))]
     Parent { path: Vec<u8> },
+    #[error("the changeset has whiteouts below `{}`, which is not a directory in it", Escaped::new(.path))]
+    Marker { path: Vec<u8> },
     #[error(transparent)]
     Limit(#[from] Exceeded),
     #[error("`{path}` has {size} bytes")]
@@ -89,8 +90,9 @@ impl Stack {
         Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links }
     }
 
-    /// Reads the next lower changeset to the end of its tar. Of an entry that
-    /// those above certainly hide, only the directories above it count.
+    /// Reads the next lower changeset to the end of its tar. Of a file that
+    /// those above certainly hide, all but the content counts: what is below a
+    /// symlink is refused whether or not it can be seen.
     pub fn read(&mut self, tar: impl Read, store: &mut StoreFile<'_>) -> Result<(), ChangesetError> {
         let archive = Archive::with_limits(tar, self.budget.limits());
         let mut reading = Reading { archive, records: Records::default() };
@@ -103,11 +105,10 @@ impl Stack {
                 Ok(EntryName::Metadata) => {}
                 Ok(EntryName::Opaque { directory }) => records.opaque(directory, budget)?,
                 Ok(EntryName::Whiteout { target }) => records.whiteout(&target, budget)?,
-                Ok(EntryName::Create) if self.hides(entry.path.as_bytes()) => {
-                    let parent = self.visible_parent(entry.path.as_bytes());
-                    reading.records.push(parent, Inode::IMPLIED, &mut self.budget)?;
+                Ok(EntryName::Create) => {
+                    let visible = !self.hides(entry.path.as_bytes());
+                    reading.create(entry, &mut self.budget, visible.then_some(&mut *store))?;
                 }
-                Ok(EntryName::Create) => reading.create(entry, &mut self.budget, store)?,
             }
         }
         self.changesets.push(Index::new(reading.records, &mut self.budget)?);
@@ -131,21 +132,9 @@ impl Stack {
         self.hard_links == Permission::Refuse && self.changesets.iter().any(|upper| upper.hides(path))
     }
 
-    /// The lowest directory that a hidden path still implies.
-    fn visible_parent<'p>(&self, path: &'p [u8]) -> &'p [u8] {
-        let mut at = path;
-        while let Some((directory, _)) = split(at) {
-            at = directory;
-            if !self.hides(at) {
-                break;
-            }
-        }
-        at
-    }
-
     /// Adds the changesets up, with exactly the semantics of the image-spec
     /// (layer.md), except that an entry below something that is not a
-    /// directory by then is refused.
+    /// directory by then is refused, and a whiteout below a symlink too.
     pub fn flatten(self) -> Result<ImageTree, FlattenError> {
         flatten::flatten(self.changesets.into_iter().rev(), self.hard_links)
     }
@@ -158,21 +147,23 @@ struct Reading<R> {
 }
 
 impl<R: Read> Reading<R> {
+    /// Without `store`, a file whose content nobody will see.
     fn create(
         &mut self,
         entry: Entry,
         budget: &mut Budget,
-        store: &mut StoreFile<'_>,
+        store: Option<&mut StoreFile<'_>>,
     ) -> Result<(), ChangesetError> {
-        let content = match &entry.kind {
-            Kind::Directory => Recorded::Directory,
-            Kind::File => self
+        let content = match (&entry.kind, store) {
+            (Kind::Directory, _) => Recorded::Directory,
+            (Kind::File, None) => Recorded::File(FileId::HIDDEN),
+            (Kind::File, Some(store)) => self
                 .store(&entry, store)
                 .map_err(|source| ChangesetError::Store { path: entry.path.clone(), source })?,
-            Kind::Symlink(target) => Recorded::Symlink(self.records.text(target, budget)?),
-            Kind::HardLink(target) => Recorded::HardLink(self.records.text(target.as_bytes(), budget)?),
-            Kind::Device => Recorded::Device,
-            Kind::Fifo => Recorded::Fifo,
+            (Kind::Symlink(target), _) => Recorded::Symlink(self.records.text(target, budget)?),
+            (Kind::HardLink(target), _) => Recorded::HardLink(self.records.text(target.as_bytes(), budget)?),
+            (Kind::Device, _) => Recorded::Device,
+            (Kind::Fifo, _) => Recorded::Fifo,
         };
         let inode = Inode { attributes: entry.attributes, xattrs: entry.xattrs, content };
         self.records.push(entry.path.as_bytes(), inode, budget)

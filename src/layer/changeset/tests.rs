@@ -160,9 +160,17 @@ fn whiteouts_act_on_lower_changesets_only() {
         ),
         ("a whiteout below a file", &[tar().file("a", b"1"), tar().file("a/.wh.f", b"")], &["a 644 0 = 1"]),
         (
-            "a whiteout through a symlink",
-            &[tar().directory("b").file("b/f", b"1").symlink("a", "b"), tar().file("a/.wh.f", b"")],
-            &["a 777 0 -> b", "b 755 0 /", "b/f 644 0 = 1"],
+            "markers in a directory that takes a symlink's place",
+            &[
+                tar().directory("b").file("b/f", b"1").symlink("a", "b"),
+                tar().directory("a").file("a/.wh..wh..opq", b"").file("a/.wh.f", b""),
+            ],
+            &["a 755 1 /", "b 755 0 /", "b/f 644 0 = 1"],
+        ),
+        (
+            "markers below a symlink that is whited out",
+            &[tar().file("b/f", b"1").symlink("a", "b"), tar().file("a/.wh.f", b"").file(".wh.a", b"")],
+            &["b 755 0 /", "b/f 644 0 = 1"],
         ),
         (
             "a whiteout that a higher one undoes",
@@ -315,6 +323,38 @@ fn changesets_that_tools_unpack_differently_are_refused() {
         (
             vec![tar().file("a/f", b""), tar(), tar().file("a/f/g/h", b"")],
             "changeset 2 has entries below `a/f`, which is not a directory in changeset 0",
+        ),
+        (
+            vec![tar().symlink("s", "/etc").file("s/passwd", b""), tar().file(".wh.s", b"")],
+            "`s/passwd` is below something that is not a directory in the same changeset",
+        ),
+        (
+            vec![tar().symlink("s", "/etc"), tar().file("s/passwd", b""), tar().file(".wh..wh..opq", b"")],
+            "changeset 1 has entries below `s`, which is not a directory in changeset 0",
+        ),
+        (
+            vec![tar().symlink("a/s", "b").file("a/b/f", b""), tar().file("a/s/d/.wh.f", b"")],
+            "changeset 1 has entries below `a/s`, which is not a directory in changeset 0",
+        ),
+        (
+            vec![tar().symlink("s", "b").file("b/f", b""), tar().file("s/.wh..wh..opq", b"")],
+            "changeset 1 has entries below `s`, which is not a directory in changeset 0",
+        ),
+        (
+            vec![
+                tar().symlink("s", "b").file("b/f", b""),
+                tar().file("s/.wh.f", b""),
+                tar().file(".wh.s", b""),
+            ],
+            "changeset 1 has entries below `s`, which is not a directory in changeset 0",
+        ),
+        (
+            vec![tar().symlink("s", "b").file("s/d/.wh.f", b"")],
+            "the changeset has whiteouts below `s`, which is not a directory in it",
+        ),
+        (
+            vec![tar().file("s/.wh..wh..opq", b"").symlink("s", "b")],
+            "the changeset has whiteouts below `s`, which is not a directory in it",
         ),
         (vec![tar().file("a\nb", b"")], "tar entry `a\\nb` at byte 0: the name has control characters"),
     ] {

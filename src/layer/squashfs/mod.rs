@@ -43,6 +43,9 @@ pub use error::WriteError;
 pub struct FileId(u32);
 
 impl FileId {
+    /// Stands for content that was not stored, and is never written.
+    pub const HIDDEN: Self = Self(u32::MAX);
+
     /// Names the file that was added as number `number`, counted from 0.
     pub const fn new(number: u32) -> Self {
         Self(number)
