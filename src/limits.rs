@@ -143,9 +143,12 @@ impl Bound {
                 "one changeset, or file of a squashfs, uncompressed",
                 any("changesetBytes"),
             ),
-            Self::PackedBytes => {
-                row(8 * GIB, Bytes, "all changesets of an image, as packed", any("packedBytes"))
-            }
+            Self::PackedBytes => row(
+                8 * GIB,
+                Bytes,
+                "all changesets of an image, or its squashfs, as packed",
+                any("packedBytes"),
+            ),
             Self::Changesets => row(128, Count, "changesets of an image", key("changesets", 1000, MEMORY)),
             Self::Entries => row(
                 200_000,

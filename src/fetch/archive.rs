@@ -218,8 +218,10 @@ impl Reader<'_> {
         Ok(Some(header))
     }
 
-    /// Reads to the end of the file.
+    /// Reads to the end of the file. A sparse file may have any number of zeros.
     fn zeros(&mut self) -> Result<(), ArchiveError> {
+        let left = self.size.saturating_sub(self.position);
+        self.limits.check(Bound::Padding, left).map_err(ArchiveError::TooMany)?;
         let mut chunk = [0; 16 * 1024];
         while self.position < self.size {
             let count = self.file.read_at(&mut chunk, self.position).map_err(ArchiveError::Read)?;

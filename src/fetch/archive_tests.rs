@@ -109,6 +109,7 @@ fn what_readers_could_differ_on_is_refused() {
         ([file("a"), vec![0; 1024], file("b")].concat(), "other than zero after its end, at byte 2048"),
         ([file("a"), vec![0; 512], file("b")].concat(), "other than zero after its end, at byte 1536"),
         ([file("a"), vec![0; 20_000], vec![1]].concat(), "other than zero after its end, at byte 21024"),
+        ([file("a"), vec![0; (16 << 20) + 512]].concat(), "more than the limit of 16MiB for zeros after"),
         (
             {
                 let mut bytes = file("a");

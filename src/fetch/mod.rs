@@ -220,7 +220,7 @@ impl<'a> Fetcher<'a> {
             ImageSource::DockerArchive { file, name } => {
                 docker_archive::resolve(file, name.as_deref(), &self.selection)
             }
-            ImageSource::Squashfs(file) => raw::resolve(file),
+            ImageSource::Squashfs(file) => raw::resolve(file, limits),
             ImageSource::Directory(directory) => directory::resolve(self.store, directory, &self.selection),
         }
     }
