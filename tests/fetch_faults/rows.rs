@@ -258,6 +258,12 @@ pub const MIRROR_FAULTS: &[(&str, Worsen)] = &[
         true => reply.failing(Fault::Drip(50)),
         false => reply,
     }),
+    ("the header of a chunk that never ends", |_, layer, reply| match layer {
+        true => Reply { body: [b"5;", &[b'x'; 40_000][..]].concat(), ..reply }
+            .framed(Framing::Chunked)
+            .failing(Fault::Drip(50)),
+        false => reply,
+    }),
     ("HTML", |_, _, reply| reply.with("Content-Type", "text/html")),
     ("corrupt blobs", |_, layer, mut reply| {
         if layer {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use super::pace::TooSlow;
 use super::resolver::LookupError;
 use super::tls::TlsProblem;
 use crate::limits::{Bound, Exceeded};
@@ -201,6 +202,7 @@ impl EndpointError {
     pub(super) fn from_ureq(error: ureq::Error) -> Self {
         match error {
             ureq::Error::Io(error) => Self::from_io(error),
+            ureq::Error::Timeout(ureq::Timeout::RecvBody) => Self::Deadline,
             ureq::Error::Timeout(phase) => Self::Timeout(doing(phase)),
             ureq::Error::Other(error) => Self::from_ours(&*error),
             ureq::Error::ConnectProxyFailed(text) => Self::NotConnected(refusal_of_proxy(&text)),
@@ -219,6 +221,9 @@ impl EndpointError {
         }
         if let Some(problem) = error.downcast_ref::<TlsProblem>() {
             return Self::Tls(problem.clone());
+        }
+        if let Some(TooSlow { minimum }) = error.downcast_ref() {
+            return Self::TooSlow { minimum: *minimum };
         }
         match error.downcast_ref::<LookupError>() {
             Some(error) => Self::HostNotFound(error.to_string()),
@@ -254,7 +259,7 @@ fn doing(phase: ureq::Timeout) -> &'static str {
         ureq::Timeout::Resolve => "looking up its host name",
         ureq::Timeout::Connect => "connecting",
         ureq::Timeout::RecvResponse => "waiting for its answer",
-        ureq::Timeout::PerRead | ureq::Timeout::RecvBody => "waiting for the next byte",
+        ureq::Timeout::PerRead => "waiting for the next byte",
         _ => "sending the request",
     }
 }

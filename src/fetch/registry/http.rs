@@ -13,9 +13,10 @@ use rustls::ClientConfig;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
-use ureq::{Agent, Body as UreqBody, BodyReader, ProxyProtocol};
+use ureq::{Agent, AsSendBody, Body as UreqBody, BodyReader, ProxyProtocol};
 
 use super::error::{EndpointError, RedirectRefusal};
+use super::pace::Pace;
 use super::resolver::SystemResolver;
 use super::url::{Origin, Url};
 use super::{Client, lock, tls};
@@ -48,7 +49,6 @@ pub(super) struct Answer<'l> {
 pub(super) struct Limits {
     /// None where it lies beyond all time.
     deadline: Option<Instant>,
-    idle: Duration,
     minimum_rate: u64,
     stop: AtomicBool,
 }
@@ -57,7 +57,6 @@ impl Limits {
     pub(super) fn new(network: &Network) -> Self {
         Self {
             deadline: Instant::now().checked_add(network.timeouts.total),
-            idle: network.timeouts.idle,
             minimum_rate: network.downloads.minimum_rate,
             stop: AtomicBool::new(false),
         }
@@ -83,6 +82,13 @@ impl Limits {
         self.deadline.is_some_and(|deadline| at >= deadline)
     }
 
+    /// The time until the pull's end.
+    fn left(&self) -> Duration {
+        const ENDLESS: Duration = Duration::from_secs(u32::MAX as u64);
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.deadline.map_or(ENDLESS, |deadline| left(deadline).min(ENDLESS))
+    }
+
     /// Makes all other work of the pull fail.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -105,38 +111,21 @@ impl Limits {
     }
 }
 
-/// A body that must keep coming.
+/// A body that ends with its pull; [`Pace`] sees to it that it keeps coming.
 pub(super) struct Body<'l> {
     reader: BodyReader<'static>,
     limits: &'l Limits,
-    /// Time spent waiting for the server. What the reader does in between is
-    /// its own affair, however long it takes.
-    waited: Duration,
-    /// Bytes in that time.
-    received: u64,
 }
 
 impl<'l> Body<'l> {
     fn new(body: UreqBody, limits: &'l Limits) -> Self {
-        let reader = body.into_with_config().limit(u64::MAX).reader();
-        Self { reader, limits, waited: Duration::ZERO, received: 0 }
+        Self { reader: body.into_with_config().limit(u64::MAX).reader(), limits }
     }
 
     /// Reads some bytes; 0 at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, EndpointError> {
         self.limits.check()?;
-        let asked = Instant::now();
-        let count = self.reader.read(buffer).map_err(EndpointError::from_io)?;
-        self.received += count as u64;
-        self.waited += asked.elapsed();
-        if count > 0 && self.waited > self.limits.idle * 2 {
-            let minimum = self.limits.minimum_rate;
-            if self.received < minimum.saturating_mul(self.waited.as_secs()) {
-                return Err(EndpointError::TooSlow { minimum });
-            }
-            (self.waited, self.received) = (Duration::ZERO, 0);
-        }
-        Ok(count)
+        self.reader.read(buffer).map_err(EndpointError::from_io)
     }
 
     /// Reads the whole body, which `bound` is for.
@@ -196,8 +185,8 @@ impl Client<'_> {
         limits.check()?;
         let agent = self.agent(&request.url)?;
         let answer = match &request.form {
-            None => agent.run(request.build("GET", ())?),
-            Some(form) => agent.run(request.build("POST", form.clone())?),
+            None => agent.run(until(&agent, request.build("GET", ())?, limits.left())),
+            Some(form) => agent.run(until(&agent, request.build("POST", form.clone())?, limits.left())),
         };
         let failed = |error| EndpointError::from_ureq(error).through(self.proxy(&request.url));
         let (parts, body) = answer.map_err(failed)?.into_parts();
@@ -257,6 +246,7 @@ impl Client<'_> {
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
+                .chain(Pace { idle: timeouts.idle, minimum: self.network.downloads.minimum_rate })
                 .chain(tls::TlsConnector(Arc::new(tls)));
         Ok(Agent::with_parts(config, connector, SystemResolver::default()))
     }
@@ -283,6 +273,11 @@ impl Request {
         }
         builder.body(body).map_err(|_| unusable())
     }
+}
+
+/// The request, whose answer's body has to be there by then.
+fn until<B: AsSendBody>(agent: &Agent, request: http::Request<B>, left: Duration) -> http::Request<B> {
+    agent.configure_request(request).timeout_recv_body(Some(left)).build()
 }
 
 fn connect_proxy(proxy: &Proxy) -> Result<ureq::Proxy, ureq::Error> {

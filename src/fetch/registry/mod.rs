@@ -13,6 +13,7 @@ mod download;
 mod error;
 mod file;
 mod http;
+mod pace;
 mod pull;
 mod referrers;
 mod resolver;
