@@ -78,6 +78,25 @@ fn the_next_endpoint_is_asked_for_the_rest_only() {
     assert_eq!(ranges, [Some(format!("bytes={}-", LAYER_SIZE / 4))]);
 }
 
+#[test]
+fn an_endpoint_without_ranges_can_go_on_with_a_stream() {
+    let other_range: Worsen = |_, _, reply| reply.with("Content-Range", "bytes 0-39999/40000");
+    for worsen in [(|_, _, _| Reply::new(416, "")) as Worsen, other_range] {
+        let first = serve(|request, layer, reply| match (layer, request.nth) {
+            (true, 0) => reply.failing(Fault::Reset(LAYER_SIZE / 4)),
+            (true, _) => Reply::new(404, ""),
+            _ => reply,
+        });
+        let registry = Registry::with_image(2);
+        let second = Server::start(move |request| match request.header("range") {
+            Some(_) => worsen(request, true, registry.answer(request)),
+            None => registry.answer(request),
+        });
+        let contents = Bench::new(&[first.url(), second.url()]).stream(":v1").unwrap();
+        assert_eq!(contents.iter().map(Vec::len).collect::<Vec<_>>(), [LAYER_SIZE; 2]);
+    }
+}
+
 /// An extension of two changesets with 4 MiB that do not compress.
 fn extension() -> Registry {
     let manifest = b"version: v1alpha1\nmetadata: {name: tools, version: \"1\"}\n";

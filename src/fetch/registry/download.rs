@@ -103,9 +103,9 @@ impl<'p> Download<'p> {
                 self.body = Some(answer.body);
                 Ok(())
             }
-            Err(EndpointError::Range) => {
+            Err(EndpointError::Range) if ranged => {
                 self.ranges = Ranges::Unusable;
-                Err(EndpointError::Range)
+                self.connect()
             }
             Err(error) => Err(error),
         }
