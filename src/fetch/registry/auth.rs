@@ -21,23 +21,28 @@ pub(super) enum Challenge {
 /// The best of an answer's challenges: a token rather than a password.
 pub(super) fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let values = headers.get_all(header::WWW_AUTHENTICATE).iter();
+    // A realm that is shown to people may be in any language.
     let challenges: Vec<_> =
-        values.filter_map(|value| value.to_str().ok()).flat_map(parse_challenges).collect();
+        values.flat_map(|value| parse_challenges(&String::from_utf8_lossy(value.as_bytes()))).collect();
     let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     bearer.or(challenges.first()).cloned()
 }
 
-/// Parses `scheme name=value, name="value", scheme …`. What follows something
-/// malformed is passed over.
+/// Parses `scheme name=value, name="value", scheme token68, scheme …`. What
+/// follows something malformed is passed over.
 fn parse_challenges(text: &str) -> Vec<Challenge> {
+    const BETWEEN: [char; 3] = [' ', '\t', ','];
     let mut challenges = Vec::new();
-    let mut rest = text.trim_start();
+    let mut rest = text.trim_start_matches(BETWEEN);
     while let Some((scheme, after)) = token(rest) {
         let mut parameters = Vec::new();
-        rest = after.trim_start_matches([' ', '\t', ',']);
+        rest = after.trim_start_matches(BETWEEN);
+        if let Some(after) = token68(rest) {
+            rest = after.trim_start_matches(BETWEEN);
+        }
         while let Some((name, value, after)) = parameter(rest) {
             parameters.push((name.to_ascii_lowercase(), value));
-            rest = after.trim_start_matches([' ', '\t', ',']);
+            rest = after.trim_start_matches(BETWEEN);
         }
         challenges.extend(Challenge::new(scheme, parameters));
     }
@@ -49,6 +54,16 @@ fn token(text: &str) -> Option<(&str, &str)> {
     let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let end = text.find(|c| !is_token(c)).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
+}
+
+/// What is behind the one value that some schemes have in place of parameters,
+/// if it can be nothing else: padded base64 (RFC 9110, 11.2).
+fn token68(text: &str) -> Option<&str> {
+    let is_value = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
+    let padding = text.trim_start_matches(is_value);
+    let rest = padding.trim_start_matches('=');
+    let is_padded = text.len() > padding.len() && padding.len() > rest.len();
+    (is_padded && (rest.is_empty() || rest.starts_with(','))).then_some(rest)
 }
 
 fn parameter(text: &str) -> Option<(&str, String, &str)> {
@@ -100,8 +115,11 @@ pub(super) fn token_server(endpoint: &Url, realm: &str) -> Result<Url, RealmRefu
 /// The scope to ask for: pulling from one repository. A mirror may know the
 /// repository below a name of its own, which its challenge then tells.
 pub(super) fn scope(repository: &str, challenged: Option<&str>) -> String {
+    // A space or a colon would begin another scope.
+    let is_path = |name: &str| !name.contains(|c: char| c == ':' || c.is_whitespace());
     let below = |name: &str| {
-        name == repository || name.strip_suffix(repository).is_some_and(|prefix| prefix.ends_with('/'))
+        let is_longer = name.strip_suffix(repository).is_some_and(|prefix| prefix.ends_with('/'));
+        name == repository || (is_longer && is_path(name))
     };
     let name = challenged
         .and_then(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'))
@@ -138,6 +156,10 @@ mod tests {
                 r#"Negotiate, Basic realm="x", Bearer realm="https://a.io""#,
                 vec![Challenge::Basic, bearer("https://a.io", None, None)],
             ),
+            (r#", Basic realm="x""#, vec![Challenge::Basic]),
+            (r#"Negotiate YQ==, Basic realm="x""#, vec![Challenge::Basic]),
+            (r#"Negotiate YQ==,Bearer realm="https://a.io""#, vec![bearer("https://a.io", None, None)]),
+            ("Basic realm=, Basic", vec![Challenge::Basic, Challenge::Basic]),
             (r#"Bearer service="a.io""#, vec![]),
             (r#"Bearer realm="unterminated"#, vec![]),
             ("", vec![]),
@@ -145,6 +167,14 @@ mod tests {
         ] {
             assert_eq!(parse_challenges(text), challenges, "{text}");
         }
+    }
+
+    #[test]
+    fn a_challenge_may_hold_words_of_any_language() {
+        let mut headers = HeaderMap::new();
+        let value = header::HeaderValue::from_bytes("Basic realm=\"dépôt\"".as_bytes()).unwrap();
+        headers.insert(header::WWW_AUTHENTICATE, value);
+        assert_eq!(challenge(&headers), Some(Challenge::Basic));
     }
 
     #[test]
@@ -167,6 +197,7 @@ mod tests {
             (HTTPS, "https://[::1]/token", Some(RealmRefusal::Local)),
             (HTTPS, "https://localhost/token", Some(RealmRefusal::Local)),
             (HTTPS, "https://2130706433/token", Some(RealmRefusal::Local)),
+            (HTTPS, "https://[64:ff9b::a9fe:a9fe]/token", Some(RealmRefusal::Local)),
             (HTTPS, "https://user:secret@auth.io/token", Some(RealmRefusal::Url)),
             (HTTPS, "file:///etc/shadow", Some(RealmRefusal::Url)),
             (HTTPS, "/token", Some(RealmRefusal::Url)),
@@ -185,6 +216,8 @@ mod tests {
             (Some("repository:xa/b:pull"), "repository:a/b:pull"),
             (Some("repository:other:pull"), "repository:a/b:pull"),
             (Some("registry:catalog:*"), "repository:a/b:pull"),
+            (Some("repository:x:push repository:y/a/b:pull"), "repository:a/b:pull"),
+            (Some("repository:x:push,delete\trepository:y/a/b:pull"), "repository:a/b:pull"),
         ] {
             assert_eq!(super::scope("a/b", challenged), scope);
         }

@@ -115,7 +115,8 @@ impl Origin {
             Ok(IpAddr::V4(address)) if is_local_v4(address) => Host::Local,
             Ok(IpAddr::V6(address)) if is_local_v6(address) => Host::Local,
             Ok(_) => Host::Public,
-            Err(_) if looks_numeric(bare) => Host::Local,
+            // With a zone an address means something on this machine only.
+            Err(_) if looks_numeric(bare) || bare.len() < host.len() => Host::Local,
             Err(_) => Host::Name,
         }
     }
@@ -143,7 +144,16 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
         // Mapped and compatible addresses; `::` and `::1` are among these.
         return address.is_loopback() || is_local_v4(v4);
     }
-    address.is_unique_local() || address.is_unicast_link_local() || address.is_multicast()
+    // What translators (RFC 6052) and tunnels (RFC 3056) make an IPv4 address of.
+    let v4 = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some((high, low)),
+        _ => None,
+    };
+    let leads_to = |(high, low)| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    v4.map(leads_to).is_some_and(is_local_v4)
+        || address.is_unique_local()
+        || address.is_unicast_link_local()
+        || address.is_multicast()
 }
 
 #[cfg(test)]
@@ -221,6 +231,11 @@ mod tests {
             ("[::1]", Host::Local),
             ("[::ffff:127.0.0.1]", Host::Local),
             ("[fe80::1]", Host::Local),
+            ("[fe80::1%25eth0]", Host::Local),
+            ("[64:ff9b::a9fe:a9fe]", Host::Local),
+            ("[64:ff9b::808:808]", Host::Public),
+            ("[2002:7f00:1::]", Host::Local),
+            ("[2002:808:808::]", Host::Public),
             ("[fd00::1]", Host::Local),
         ] {
             assert_eq!(url(&format!("https://{host}/")).origin().kind(), kind, "{host}");
