@@ -32,28 +32,23 @@ pub enum AuthFileError {
     },
 }
 
-/// The file as it was written.
+/// The file as it was written. The tools that write it take `null` for
+/// nothing.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
-    #[serde(default)]
-    creds_store: String,
+    auths: Option<BTreeMap<String, Option<Entry>>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
+    creds_store: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Entry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
-    #[serde(default, rename = "identitytoken")]
-    identity_token: String,
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<String>,
 }
 
 impl AuthFile {
@@ -61,15 +56,17 @@ impl AuthFile {
         let written: Written = serde_json::from_str(text)
             .map_err(|error| AuthFileError::Json { line: error.line(), column: error.column() })?;
         let mut file = Self::default();
-        for (position, (name, entry)) in written.auths.into_iter().enumerate() {
-            let credentials =
-                entry.credentials().map_err(|()| AuthFileError::Auth { entry: position + 1 })?;
+        for (position, (name, entry)) in written.auths.unwrap_or_default().into_iter().enumerate() {
+            let credentials = entry
+                .unwrap_or_default()
+                .credentials()
+                .map_err(|()| AuthFileError::Auth { entry: position + 1 })?;
             if let Some(credentials) = credentials {
                 file.credentials.insert(key(&name), credentials);
             }
         }
-        file.helpers = written.cred_helpers.into_keys().collect();
-        if !written.creds_store.is_empty() {
+        file.helpers = written.cred_helpers.unwrap_or_default().into_keys().collect();
+        if written.creds_store.is_some_and(|store| !store.is_empty()) {
             file.helpers.push("all registries".into());
         }
         Ok(file)
@@ -96,11 +93,11 @@ impl AuthFile {
 impl Entry {
     /// Nothing if a helper has them.
     fn credentials(self) -> Result<Option<Credentials>, ()> {
-        let (username, password) = match self.auth.as_str() {
-            "" => (self.username, self.password),
+        let (username, password) = match self.auth.as_deref().unwrap_or_default() {
+            "" => (self.username.unwrap_or_default(), self.password.unwrap_or_default()),
             auth => decode_auth(auth).ok_or(())?,
         };
-        Ok(match (self.identity_token, username.as_str()) {
+        Ok(match (self.identity_token.unwrap_or_default(), username.as_str()) {
             (token, _) if !token.is_empty() => Some(Credentials::Identity(Secret::new(token))),
             // The name that Docker gives to those who have a token only.
             (_, "<token>") => Some(Credentials::Identity(Secret::new(password))),
@@ -156,6 +153,11 @@ mod tests {
             ),
             (r#"{"auths": {"a.io/Team/x/": {"auth": "dTpw"}}}"#, "a.io/Team/x", basic("u", "p")),
             (r#"{"auths": {"a.io": {"username": "u", "password": "p:q"}}}"#, "a.io", basic("u", "p:q")),
+            (
+                r#"{"auths": {"a.io": {"auth": "dTpw", "identitytoken": null}, "b.io": null}, "credHelpers": null}"#,
+                "a.io",
+                basic("u", "p"),
+            ),
             (r#"{"auths": {"a.io": {"auth": "dTpw", "identitytoken": "t"}}}"#, "a.io", identity("t")),
             (r#"{"auths": {"a.io": {"auth": "PHRva2VuPjp0"}}, "HttpHeaders": {}}"#, "a.io", identity("t")),
         ] {
@@ -168,6 +170,7 @@ mod tests {
     fn what_helpers_have_is_not_had() {
         for (text, helpers) in [
             ("{}", &[][..]),
+            (r#"{"auths": null, "credsStore": null}"#, &[]),
             (r#"{"auths": {"a.io": {}}, "credsStore": "desktop"}"#, &["all registries"]),
             (r#"{"credHelpers": {"a.io": "ecr", "b.io": "gcr"}}"#, &["a.io", "b.io"]),
         ] {
