@@ -147,7 +147,10 @@ fn an_endpoint_is_not_asked_before_the_time_that_it_said() {
             false => good.answer(request),
         }
     });
-    Bench::new(&[busy.url(), bad.url()]).fetch(":v1").unwrap();
+    let mut bench = Bench::new(&[busy.url(), bad.url()]);
+    // Else the pauses of our own might use up the time for the whole pull.
+    bench.network.timeouts.longest_pause = Duration::from_secs(1);
+    bench.fetch(":v1").unwrap();
     let asked = asked.lock().unwrap();
     assert_eq!(asked.len(), 7);
     for pair in asked.windows(2) {
