@@ -26,16 +26,19 @@ BENCH_PACKAGES := gcc g++ libc6-dev ca-certificates python3 docker-registry \
 # gvisor firmware kmods manysmall set12 memory choices boot; empty: all.
 BENCH ?=
 ROUNDS ?= 3
+# Power cuts.
+N ?= 1000
 
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:
-.PHONY: help deps build check test matrix fuzz assets bench bench-deps demo demo-shell clean
+.PHONY: help deps build check test powercut matrix fuzz assets bench bench-deps demo demo-shell clean
 
 help:
 	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
 	@echo 'make build       the static binary, $(PLYWOOD)'
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
+	@echo 'make powercut    cut the power of booting and applying machines N=1000 times; SEED= for the same times again'
 	@echo 'make matrix      distributions with every kernel, firmware and initramfs; takes long'
 	@echo 'make fuzz        search for inputs that break something, FUZZ_SECONDS=300 a target'
 	@echo 'make bench       time and memory beside other ways to a squashfs; BENCH="gvisor boot" ROUNDS=1 for a part'
@@ -70,6 +73,9 @@ test: deps assets
 
 matrix: deps assets
 	cargo test --locked --package qemu-tests --test distros -- --include-ignored
+
+powercut: deps assets
+	CUTS=$(N) $(if $(SEED),SEED=$(SEED)) cargo test --locked -p qemu-tests --test powercut -- --nocapture
 
 build/tools/bin/cargo-fuzz:
 	cargo install --locked --root build/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz

@@ -26,6 +26,12 @@ pub fn asset(name: &str) -> PathBuf {
     dir
 }
 
+/// The binary under test.
+pub fn plywood() -> PathBuf {
+    assert_plywood_is_current();
+    source_tree().join("build/plywood")
+}
+
 /// Panics if `build/plywood` was built before a source file last changed:
 /// the test would say nothing about the tree that it stands in.
 pub fn assert_plywood_is_current() {

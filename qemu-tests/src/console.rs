@@ -190,6 +190,13 @@ impl Transcript {
         self
     }
 
+    /// What follows `prefix` in each line that has it, in their order. A line
+    /// that was cut with the power does not count.
+    pub fn after(&self, prefix: &str) -> Vec<&str> {
+        let whole = self.text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        whole.filter_map(|line| Some(line.split_once(prefix)?.1)).collect()
+    }
+
     fn fail(&self, reason: &str) -> ! {
         let lines: Vec<&str> = self.text.lines().collect();
         let last = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");

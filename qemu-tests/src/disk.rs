@@ -1,7 +1,7 @@
 //! Disks of a guest: a shared asset that no boot can change, or a file of
 //! one test that keeps what the guest wrote, power cut or not.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ pub struct Disk {
 #[derive(Clone, Copy)]
 enum Keep {
     Writes,
+    /// And each one by itself, in a log beside the image.
+    Log,
     Nothing,
     /// The guest is told that there are none.
     Refused,
@@ -32,8 +34,27 @@ impl Disk {
     /// An empty ext4 volume of 256 MiB with `label`, for the test `name`.
     /// It lasts from boot to boot.
     pub fn empty(name: &str, label: &str) -> Self {
-        let path = scratch(&format!("{name}-{label}")).join("disk.ext4");
-        run(MKE2FS.command().args(["-q", "-t", "ext4", "-L", label]).arg(&path).arg("256m"));
+        Self::make(name, label, &[], "256m")
+    }
+
+    /// One of 64 MiB with these files, by path and content.
+    pub fn with(name: &str, label: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::make(name, label, files, "64m")
+    }
+
+    fn make(name: &str, label: &str, files: &[(&str, &[u8])], size: &str) -> Self {
+        let directory = scratch(&format!("{name}-{label}"));
+        let content = directory.join("content");
+        make_directory(&content);
+        for (file, bytes) in files {
+            let file = content.join(file);
+            file.parent().into_iter().for_each(make_directory);
+            fs::write(&file, bytes)
+                .unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+        }
+        let path = directory.join("disk.ext4");
+        let mut make = MKE2FS.command();
+        run(make.args(["-q", "-t", "ext4", "-L", label, "-d"]).arg(content).arg(&path).arg(size));
         Self { path, keep: Keep::Writes }
     }
 
@@ -58,17 +79,42 @@ impl Disk {
         assert_eq!(read(INCOMPATIBLE) & 4, 0, "the journal of {} has to be replayed", self.path.display());
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The same disk, whose writes are logged from here on; the log is at the
+    /// path that is returned, see [`blocklog`](crate::blocklog).
+    pub fn logged(&self) -> (Self, PathBuf) {
+        let log = self.log();
+        // QEMU only opens it.
+        fs::write(&log, []).unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
+        (Self { keep: Keep::Log, ..self.clone() }, log)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.path.with_extension("log")
+    }
+
+    /// The image.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The argument of QEMU's `-drive`.
     pub(crate) fn drive(&self) -> String {
         let mode = match self.keep {
+            Keep::Log => {
+                let (image, log) = (self.path.display(), self.log());
+                let log = log.display();
+                return format!(
+                    "driver=blklogwrites,file.driver=file,file.filename={image},log.driver=file,log.filename={log},if=virtio"
+                );
+            }
             Keep::Writes => "snapshot=off",
             Keep::Nothing => "snapshot=on",
             Keep::Refused => "readonly=on",
         };
         format!("file={},format=raw,if=virtio,{mode}", self.path.display())
     }
+}
+
+fn make_directory(path: &Path) {
+    fs::create_dir_all(path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
 }

@@ -10,6 +10,7 @@
 //! missing on the host makes a test fail and is named; no test skips.
 
 mod asset;
+pub mod blocklog;
 mod console;
 mod cpio;
 mod disk;
@@ -21,6 +22,7 @@ mod registry;
 pub mod says;
 mod web;
 
+pub use asset::plywood;
 pub use console::{Console, Transcript};
 pub use disk::Disk;
 pub use extension::Extension;
