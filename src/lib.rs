@@ -12,18 +12,23 @@
 //!
 //! | module | owns | may use |
 //! |---|---|---|
+//! | [`cli`] | the process's arguments as types | oci |
 //! | [`command`] | orchestration, info and warn logging, clock, environment | all |
-//! | [`config`] | YAML and kernel command line → `Config` | oci |
+//! | [`config`] | YAML and kernel command line → `Config` | oci, yaml |
 //! | [`plan`] | [`plan::Plan`], what has to be done; pure | config, store, oci |
 //! | [`fetch`] | reference → verified blobs → `Image` | oci, store |
-//! | [`layer`] | image → one squashfs → `Layer` | fetch, oci, store |
+//! | [`layer`] | image → one squashfs → `Layer` | fetch, oci, store, yaml |
 //! | [`store`] | everything on disk, `Generation` | oci, sys |
 //! | [`mount`] | `Overlay`: pure, then attached | store, sys |
 //! | [`oci`] | the specs' formats as types, no I/O | – |
 //! | [`sys`] | the kernel: the only `unsafe` | – |
+//! | [`error`] | one variant for each stage, exit codes | the stages |
 //! | [`limits`] | every bound on foreign content, and its key | – |
 //! | [`text`] | foreign bytes made safe to print | – |
 //! | [`yaml`] | YAML with places, all problems at once | – |
+//!
+//! `limits` and `text` may be used by all; `tests/layout.rs` fails on any other
+//! edge.
 //!
 //! Words: an *extension* is what the user names; its *image* is OCI content;
 //! the tars inside an image are *changesets*; a *layer* is a numbered

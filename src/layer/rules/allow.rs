@@ -135,6 +135,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_path() {
+        let page = include_str!("../../../docs/authoring.md");
+        for (path, _) in DEFAULT {
+            assert!(page.contains(&format!("`/{path}`")), "docs/authoring.md does not name /{path}");
+        }
+    }
+
+    #[test]
     fn what_has_allowed_paths_below_it_stays_a_shared_directory() {
         let mut allowed = AllowList::default();
         for path in ["/usr/lib", "/opt/cni", "/opt/cni/bin"] {
