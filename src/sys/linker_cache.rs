@@ -21,10 +21,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use self::library::{Form, Library, Name};
-use super::module::depmod::tree::{Tree, TreeError};
+use super::roots::{Roots, RootsError};
 
 const CACHE: &str = "etc/ld.so.cache";
 const CONFIGURATION: &str = "etc/ld.so.conf";
@@ -51,19 +51,19 @@ struct Entry {
 
 /// The base's cache, for which the layers of `roots`, the highest first and
 /// the base last, have more. `None` if they have not, or if there is none.
-pub fn extend(roots: &[BorrowedFd]) -> Result<Option<Vec<u8>>, TreeError> {
-    let tree = Tree::new(roots, PathBuf::new());
-    let Some(cache) = tree.read(tree.base(), CACHE)? else { return Ok(None) };
+pub fn extend(roots: &[BorrowedFd]) -> Result<Option<Vec<u8>>, RootsError> {
+    let roots = Roots::new(roots);
+    let Some(cache) = roots.read_in(roots.base(), Path::new(CACHE))? else { return Ok(None) };
     let Some(old) = Cache::parse(&cache) else {
         log::warn!("the libraries of extensions are not in /{CACHE}: it is of an unknown format");
         return Ok(None);
     };
-    let directories = directories(&tree)?;
-    let forms = forms(&tree, &old);
+    let directories = directories(roots)?;
+    let forms = forms(roots, &old);
     let mut entries = old.entries.clone();
     let known: HashSet<&[u8]> = old.entries.iter().map(|entry| entry.path.as_slice()).collect();
     for directory in &directories {
-        for (name, library) in libraries(&tree, directory)? {
+        for (name, library) in libraries(roots, directory)? {
             let path = [b"/", directory.as_bytes(), b"/", &name].concat();
             let Some(&flags) = forms.get(&library.form) else { continue };
             if !known.contains(path.as_slice()) {
@@ -195,12 +195,13 @@ fn string(bytes: &[u8], at: u32) -> Option<Vec<u8>> {
     Some(rest[..end].to_vec())
 }
 
-/// The flags that libraries of each form have, as the base's libc has them.
-fn forms(tree: &Tree, cache: &Cache) -> BTreeMap<Form, u32> {
+/// The flags that libraries of each form have, as the base's libc has them. A
+/// libc that cannot be read says nothing; libraries of its form stay out then.
+fn forms(roots: Roots, cache: &Cache) -> BTreeMap<Form, u32> {
     let libcs = cache.entries.iter().filter(|entry| entry.name == LIBC && entry.hwcap == 0);
     let form = |entry: &Entry| {
         let path = String::from_utf8(entry.path.strip_prefix(b"/")?.to_vec()).ok()?;
-        let library = Library::read(&tree.file(&path).ok()??).ok()??;
+        let library = Library::read(&roots.open(roots.numbers(), Path::new(&path)).ok()??).ok()??;
         Some((library.form, entry.flags))
     };
     libcs.filter_map(form).collect()
@@ -208,15 +209,17 @@ fn forms(tree: &Tree, cache: &Cache) -> BTreeMap<Form, u32> {
 
 /// Libraries that layers have in a directory, by the name that programs ask
 /// for; of several of one name the first that the merged root shows.
-fn libraries(tree: &Tree, directory: &str) -> Result<BTreeMap<Vec<u8>, Library>, TreeError> {
+fn libraries(roots: Roots, directory: &str) -> Result<BTreeMap<Vec<u8>, Library>, RootsError> {
     let is_library = |name: &[u8]| {
         let starts = name.starts_with(b"lib") || name.starts_with(b"ld-");
         starts && name.windows(3).any(|part| part == b".so")
     };
     let mut found = BTreeMap::new();
-    for (name, kind) in tree.names_in_layers(directory)?.into_iter().filter(|(name, _)| is_library(name)) {
+    for (name, kind) in
+        roots.names_in_layers(Path::new(directory))?.into_iter().filter(|(name, _)| is_library(name))
+    {
         let Ok(text) = std::str::from_utf8(&name) else { continue };
-        let file = tree.file(&format!("{directory}/{text}"))?;
+        let file = roots.open(roots.numbers(), &Path::new(directory).join(text))?;
         match file.as_ref().map(Library::read).transpose() {
             Ok(Some(Some(library))) if library.goes_by(&name, Name::of(kind)) => {
                 found.insert(name, library);
@@ -230,9 +233,9 @@ fn libraries(tree: &Tree, directory: &str) -> Result<BTreeMap<Vec<u8>, Library>,
 
 /// The directories of `ld.so.conf`, and then those that are always looked into,
 /// without the slash at the start, each once.
-fn directories(tree: &Tree) -> Result<Vec<String>, TreeError> {
+fn directories(roots: Roots) -> Result<Vec<String>, RootsError> {
     let mut found: Vec<String> = Vec::new();
-    read_configuration(tree, CONFIGURATION, &mut found, 8)?;
+    read_configuration(roots, CONFIGURATION, &mut found, 8)?;
     found.extend(["lib", "usr/lib"].map(str::to_owned));
     let mut seen = BTreeSet::new();
     found.retain(|directory| seen.insert(directory.clone()));
@@ -241,19 +244,19 @@ fn directories(tree: &Tree) -> Result<Vec<String>, TreeError> {
 
 /// Reads one file of configuration and those that it includes, so many deep.
 fn read_configuration(
-    tree: &Tree,
+    roots: Roots,
     path: &str,
     found: &mut Vec<String>,
     depth: usize,
-) -> Result<(), TreeError> {
-    let text = tree.read_below_root(path)?.unwrap_or_default();
+) -> Result<(), RootsError> {
+    let text = roots.read(Path::new(path))?.unwrap_or_default();
     for line in String::from_utf8_lossy(&text).lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
         match line.split_once(char::is_whitespace) {
             Some(("include", patterns)) if depth > 0 => {
                 for pattern in patterns.split_whitespace() {
-                    for file in matching(tree, pattern)? {
-                        read_configuration(tree, &file, found, depth - 1)?;
+                    for file in matching(roots, pattern)? {
+                        read_configuration(roots, &file, found, depth - 1)?;
                     }
                 }
             }
@@ -271,10 +274,10 @@ fn read_configuration(
 
 /// Files that a pattern of an `include` line stands for; only the last part
 /// may be a pattern. A relative one starts from `/etc`.
-fn matching(tree: &Tree, pattern: &str) -> Result<Vec<String>, TreeError> {
+fn matching(roots: Roots, pattern: &str) -> Result<Vec<String>, RootsError> {
     let pattern = pattern.strip_prefix('/').map_or_else(|| format!("etc/{pattern}"), str::to_owned);
     let Some((directory, name)) = pattern.rsplit_once('/') else { return Ok(Vec::new()) };
-    let names = tree.names(directory)?.into_iter();
+    let names = roots.names(Path::new(directory))?.into_iter();
     let fitting = names.filter(|other| super::module::matches(name.as_bytes(), other));
     Ok(fitting.map(|name| format!("{directory}/{}", String::from_utf8_lossy(&name))).collect())
 }

@@ -20,6 +20,7 @@ pub mod net;
 pub mod power;
 pub mod process;
 mod random;
+pub mod roots;
 mod signal;
 pub mod sntp;
 pub mod switch_root;

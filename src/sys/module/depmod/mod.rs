@@ -10,7 +10,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`elf`] | one module's facts |
-//! | `tree` | files of roots that are not merged yet |
+//! | `tree` | the files of the kernel in roots that are not merged yet |
 //! | `select` | which of several modules of one name counts |
 //! | `stored` | what the base's indexes say |
 //! | `order` | depmod's order |
@@ -21,7 +21,7 @@ pub mod elf;
 mod order;
 mod select;
 mod stored;
-pub mod tree;
+mod tree;
 mod trie;
 mod write;
 
@@ -33,10 +33,10 @@ use std::path::Path;
 use self::elf::Facts;
 use self::select::Preference;
 use self::stored::Stored;
-pub use self::tree::TreeError;
 use self::tree::{Entry, Tree};
 use super::insert;
 use crate::sys::kmsg::chain;
+use crate::sys::roots::{Roots, RootsError};
 use crate::text::Escaped;
 
 /// Names of module files end in one of these.
@@ -77,9 +77,10 @@ pub fn facts(path: &Path, content: impl Read) -> io::Result<Facts> {
 /// Makes the indexes of the kernel `release` for a root that has `roots` one
 /// over another, the highest first. `None` if no root but the last, the base,
 /// has modules for it: the base's indexes are right then.
-pub fn index(roots: &[BorrowedFd], release: &str) -> Result<Option<Indexes>, TreeError> {
+pub fn index(roots: &[BorrowedFd], release: &str) -> Result<Option<Indexes>, RootsError> {
+    let roots = Roots::new(roots);
+    let preference = Preference::load(roots, release)?;
     let tree = Tree::new(roots, Path::new("usr/lib/modules").join(release));
-    let preference = Preference::load(&tree, release)?;
     let files = tree.files(|name| preference.excludes(name))?;
     let is_new = |entry: &Entry| entry.root != tree.base();
     if !files.iter().any(|entry| is_new(entry) && is_module(&entry.path)) {
@@ -103,7 +104,7 @@ impl Module {
 
     /// Reads a module's file. One that is damaged is kept without facts, as
     /// depmod keeps it: it was chosen, so the next best does not count.
-    fn read(tree: &Tree, entry: &Entry) -> Result<Self, TreeError> {
+    fn read(tree: &Tree, entry: &Entry) -> Result<Self, RootsError> {
         let bytes = tree.module(entry)?;
         let facts = Facts::read(&bytes).unwrap_or_else(|error| {
             log::warn!("kernel module {} is damaged: {error}", Escaped::new(&entry.path));
@@ -146,7 +147,7 @@ fn gather(
     tree: &Tree,
     selected: BTreeMap<Vec<u8>, &Entry>,
     mut stored: Stored,
-) -> Result<Vec<Module>, TreeError> {
+) -> Result<Vec<Module>, RootsError> {
     let mut modules = Vec::with_capacity(selected.len());
     let mut kept = Vec::new();
     for entry in selected.into_values() {

@@ -6,8 +6,9 @@
 //! kernel was built with. `external` directories are not looked into.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::tree::{Tree, TreeError};
+use crate::sys::roots::{Roots, RootsError};
 
 /// Directories below the root, the most important first: a file hides those of
 /// the same name in later ones.
@@ -33,17 +34,18 @@ pub type Rank = (usize, usize);
 
 impl Preference {
     /// Loads the configuration for the kernel `release`.
-    pub fn load(tree: &Tree, release: &str) -> Result<Self, TreeError> {
+    pub fn load(roots: Roots, release: &str) -> Result<Self, RootsError> {
         let mut files = BTreeMap::new();
         for directory in DIRECTORIES {
-            for name in tree.names(directory)?.into_iter().filter(|name| name.ends_with(b".conf")) {
+            for name in roots.names(Path::new(directory))?.into_iter().filter(|name| name.ends_with(b".conf"))
+            {
                 files.entry(name).or_insert(directory);
             }
         }
         let mut preference = Self::default();
         for (name, directory) in files {
             let path = format!("{directory}/{}", String::from_utf8_lossy(&name));
-            let text = tree.read_below_root(&path)?.unwrap_or_default();
+            let text = roots.read(Path::new(&path))?.unwrap_or_default();
             preference.add(&String::from_utf8_lossy(&text), release);
         }
         if preference.search.is_empty() {

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::tree::{Tree, TreeError};
+use super::tree::Tree;
 use super::{Module, Needs, module_name};
+use crate::sys::roots::RootsError;
 
 /// The modules of the base, by path.
 #[derive(Default)]
@@ -20,7 +21,7 @@ pub struct Stored {
 
 impl Stored {
     /// Loads the base's indexes. `None` if it has none.
-    pub fn load(tree: &Tree) -> Result<Option<Self>, TreeError> {
+    pub fn load(tree: &Tree) -> Result<Option<Self>, RootsError> {
         let read = |name: &str| tree.read(tree.base(), name);
         let Some(text) = read("modules.dep")? else { return Ok(None) };
         let mut modules = dependencies(&text);

@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 
 use super::order::{self, by_bucket};
-use super::tree::{Entry, Tree, TreeError};
+use super::tree::{Entry, Tree};
 use super::trie::Trie;
 use super::{Indexes, Module, Needs, module_name};
+use crate::sys::roots::RootsError;
 
 /// What the kernel's build wrote, in the order in which it is passed on.
 const FROM_BUILD: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
@@ -24,7 +25,7 @@ pub struct PassedOn {
 }
 
 impl PassedOn {
-    pub fn load(tree: &Tree, files: &[Entry]) -> Result<Self, TreeError> {
+    pub fn load(tree: &Tree, files: &[Entry]) -> Result<Self, RootsError> {
         let mut passed_on = Self { contents: Default::default(), is_hidden: Default::default() };
         for (at, name) in FROM_BUILD.into_iter().enumerate() {
             let highest = files.iter().find(|entry| entry.path == name.as_bytes()).map(|entry| entry.root);
