@@ -141,6 +141,16 @@ pub const LASTING: &[(&str, Worsen, &str, usize)] = &[
     ),
     ("a Content-Type of another kind", |_, _, reply| reply.with("Content-Type", INDEX), "announced as", 1),
     (
+        "429 without a pause for whoever goes on",
+        |request, layer, reply| match (layer, request.nth) {
+            (true, 0) => reply.failing(Fault::Reset(5000)),
+            (true, _) => Reply::new(429, "").with("Retry-After", "0"),
+            _ => reply,
+        },
+        "",
+        25,
+    ),
+    (
         "a corrupt blob",
         |_, layer, mut reply| {
             if layer {

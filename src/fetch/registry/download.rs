@@ -34,6 +34,8 @@ pub(super) struct Download<'p> {
     length: Length,
     /// Failures in a row, without progress worth the name.
     failures: u32,
+    /// The same with those that were asked to come back, for the pauses.
+    pauses: u32,
     /// When the last failure was, and the offset then.
     last_failure: (Instant, u64),
     ranges: Ranges,
@@ -74,6 +76,7 @@ impl<'p> Download<'p> {
             skip: 0,
             length: Length::Other,
             failures: 0,
+            pauses: 0,
             last_failure: (Instant::now(), offset),
             ranges: Ranges::Ask,
             failure: None,
@@ -185,8 +188,11 @@ impl<'p> Download<'p> {
         self.body = None;
         let timeouts = self.pull.timeouts();
         let again = error.again(timeouts.longest_pause);
+        if self.has_progressed() {
+            (self.failures, self.pauses) = (0, 0);
+        }
+        self.pauses += 1;
         self.failures = match again {
-            _ if self.has_progressed() => 1,
             // Who is asked to come back is not failing: only time ends that.
             Again::Asked(_) => self.failures.max(1),
             Again::Later | Again::Never => self.failures + 1,
@@ -197,7 +203,7 @@ impl<'p> Download<'p> {
         let least = again.least_pause().filter(|_| !is_slow && self.failures < retry::ATTEMPTS);
         let Some(least) = least else { return Err(error) };
         self.pull.report(Event::Failed { endpoint: &self.endpoint.to_string(), error: &error });
-        self.pull.limits().sleep(least + retry::pause(timeouts, self.failures))
+        self.pull.limits().sleep(least + retry::pause(timeouts, self.pauses))
     }
 }
 
