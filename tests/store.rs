@@ -269,11 +269,16 @@ fn gc_keeps_what_it_is_told_and_what_is_good() {
 #[test]
 fn gc_removes_nothing_if_anything_is_unreadable() {
     type Damage = fn(&Home);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 7] = [
         ("a record", |home| fs::write(home.path("state/generations/1/record.json"), "{").unwrap()),
         ("a stranger", |home| fs::write(home.path("state/generations/x"), "").unwrap()),
         ("a strange layer", |home| fs::write(home.path("state/layers/x.sqsh"), "").unwrap()),
         ("the marks", |home| fs::write(home.path("state/attempts"), "").unwrap()),
+        ("a document of an image that is kept", |home| {
+            let record = fs::read_to_string(home.path("state/generations/3/record.json")).unwrap();
+            let (_, image) = record.split_once("\"image\": \"sha256:").unwrap();
+            fs::write(home.path(&format!("state/blobs/sha256/{}", &image[..64])), "{").unwrap();
+        }),
         ("the pointer", |home| {
             fs::remove_file(home.path("state/current")).unwrap();
             fs::write(home.path("state/current"), [0; 4096]).unwrap();

@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{GenerationError, GenerationRecord, LayerKey, Lock, RecordError, Store, StoreError, sync_parent};
+use super::{
+    BlobError, GenerationError, GenerationRecord, LayerKey, Lock, RecordError, Store, StoreError, sync_parent,
+};
 use crate::oci::Digest;
 use crate::text::Escaped;
 
@@ -51,6 +53,8 @@ pub enum SweepError {
     Unknown { path: PathBuf },
     #[error("nothing is removed")]
     Generation(#[source] GenerationError),
+    #[error("nothing is removed")]
+    Blob(#[source] BlobError),
     #[error("nothing is removed")]
     Trials(#[source] RecordError),
     #[error("nothing is removed: cannot read {}", Escaped::path(.path))]
@@ -151,10 +155,12 @@ impl Store {
             if !reached.insert(digest.to_string()) {
                 continue;
             }
-            if let Some(blob) = self.blob(&digest).filter(|blob| blob.size() <= MAX_MANIFEST)
-                && let Ok(document) = blob.read().map(|bytes| serde_json::from_slice(&bytes))
-            {
-                collect_digests(&document.unwrap_or_default(), &mut waiting);
+            if let Some(blob) = self.blob(&digest).filter(|blob| blob.size() <= MAX_MANIFEST) {
+                let bytes = blob.read().map_err(SweepError::Blob)?;
+                // A small changeset is no JSON, and names nothing.
+                if let Ok(document) = serde_json::from_slice(&bytes) {
+                    collect_digests(&document, &mut waiting);
+                }
             }
         }
         let mut garbage = Vec::new();
