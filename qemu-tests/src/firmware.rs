@@ -30,7 +30,8 @@ impl Firmware {
             Firmware::UnifiedKernelImage => {
                 let volume = unified_kernel_image(scratch, &vmlinuz, initrd, line);
                 let drive = format!("file=fat:{},format=raw,if=none,id=esp,readonly=on", volume.display());
-                let boot = ["-drive".into(), drive, "-device".into(), "ide-hd,drive=esp,bootindex=0".into()];
+                let boot =
+                    ["-drive".into(), drive, "-device".into(), "virtio-blk-pci,drive=esp,bootindex=0".into()];
                 [uefi(scratch), boot.into()].concat()
             }
         }

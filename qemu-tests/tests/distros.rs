@@ -140,8 +140,8 @@ fn debian_12_with_initramfs_tools() {
 }
 
 #[test]
-fn debian_13_with_dracut_and_systemd() {
-    row("13-dracut-systemd", Kernel::Debian13, Firmware::Uefi, Maker::DracutSystemd).boot();
+fn debian_13_with_initramfs_tools() {
+    row("13-initramfs-tools", Kernel::Debian13, Firmware::Bios, Maker::InitramfsTools).boot();
 }
 
 /// All the others: `make matrix`.
@@ -153,7 +153,7 @@ fn every_kernel_firmware_and_initramfs() {
         row("m-12-initramfs-tools-uefi", Debian12, Uefi, InitramfsTools),
         row("m-12-dracut-systemd", Debian12, Bios, DracutSystemd),
         row("m-12-dracut", Debian12, Bios, Dracut),
-        row("m-13-initramfs-tools", Debian13, Bios, InitramfsTools),
+        row("m-13-dracut-systemd-uefi", Debian13, Uefi, DracutSystemd),
         row("m-13-dracut", Debian13, Uefi, Dracut),
         row("m-13-dracut-systemd", Debian13, Bios, DracutSystemd),
         row("m-newest-initramfs-tools", Debian13Newest, UnifiedKernelImage, InitramfsTools),
