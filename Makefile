@@ -31,11 +31,12 @@ N ?= 1000
 
 # Prerequisites in their order, with -j too: deps before what needs them.
 .NOTPARALLEL:
-.PHONY: help deps build check test powercut matrix fuzz assets bench bench-deps demo demo-shell clean
+.PHONY: help deps build deb check test powercut matrix fuzz assets bench bench-deps demo demo-shell clean
 
 help:
 	@echo 'make deps        install what building and testing need (Debian 12; asks apt only for what is missing)'
 	@echo 'make build       the static binary, $(PLYWOOD)'
+	@echo 'make deb         build/plywood_VERSION_ARCHITECTURE.deb: hooks, units, manual pages and completions too'
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
 	@echo 'make powercut    cut the power of booting and applying machines N=1000 times; SEED= for the same times again'
@@ -56,6 +57,9 @@ build:
 	echo "$(PLYWOOD): $$size bytes, $$(grep -c '^name = ' Cargo.lock) packages in Cargo.lock"; \
 	if [ $$size -gt $(MAX_SIZE) ]; then echo "error: $(PLYWOOD) is larger than $(MAX_SIZE) bytes" >&2; exit 1; fi
 
+deb: build
+	@packaging/deb $(PLYWOOD) build
+
 build/tools/bin/cargo-deny:
 	cargo install --locked --root build/tools --version $(CARGO_DENY_VERSION) cargo-deny
 
@@ -63,6 +67,7 @@ check: build/tools/bin/cargo-deny
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --lib --bins --test layout --test cli --test interrupted
+	cargo test --locked --package packaging
 	build/tools/bin/cargo-deny --locked check licenses bans sources
 
 assets: build
