@@ -252,6 +252,9 @@ pub struct Inspect {
     /// List what refers to it in its registry: signatures and the like
     #[arg(long)]
     pub referrers: bool,
+    /// List the services for Talos that it brings; reads the whole image
+    #[arg(long)]
+    pub services: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

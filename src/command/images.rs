@@ -15,6 +15,7 @@ use super::credentials::add_auth_files;
 use super::list;
 use super::machine::{self, Machine, recipe};
 use super::progress::Console;
+use super::services;
 use super::unpack;
 use crate::cli;
 use crate::config::Config;
@@ -254,11 +255,17 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
     if !states_compatibility {
         text += "\nnote: it does not say what it is compatible with";
     }
+    let services = services::of_layer(&layer)?;
+    for line in services::lines(&services) {
+        text += "\n";
+        text += &line;
+    }
     let facts = serde_json::json!({
         "valid": true,
         "name": record.name,
         "version": record.version,
         "statesCompatibility": states_compatibility,
+        "services": services::facts(&services),
     });
     Ok(Valid { text, facts })
 }
@@ -304,6 +311,10 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         false => None,
     };
     let image = fetcher.fetch(resolved)?;
+    let services = match arguments.services {
+        true => Some(services::of_layer(&workshop.layer(&arguments.image)?)?),
+        false => None,
+    };
     let changesets: Vec<_> = image
         .changesets()
         .iter()
@@ -332,6 +343,9 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
     if let Some(referrers) = &referrers {
         report["referrers"] = serde_json::json!(referrers);
     }
+    if let Some(services) = &services {
+        report["services"] = services::facts(services);
+    }
     if arguments.json {
         return super::print(format_args!("{report:#}"));
     }
@@ -354,6 +368,9 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
         let kind = referrer.artifact_type.as_deref().unwrap_or(&referrer.media_type);
         lines.push(format!("  referrer   {} {}", referrer.digest, Escaped::new(kind)));
     }
+    lines.extend(
+        services.iter().flat_map(|services| services::lines(services)).map(|line| format!("  {line}")),
+    );
     super::print(lines.join("\n"))
 }
 

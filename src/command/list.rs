@@ -1,7 +1,7 @@
 //! `plywood list`: the extensions of the running system.
 //!
-//! In: `/run/plywood/boot.json`, which the boot wrote. Out: a table, or the
-//! same as JSON.
+//! In: `/run/plywood/boot.json`, which the boot wrote, and the services for
+//! Talos in the root. Out: a table, or the same as JSON.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::services;
 use crate::cli;
 use crate::error::Error;
 use crate::oci::Digest;
@@ -80,10 +81,14 @@ pub fn report() -> Result<Report, Error> {
 /// Prints the running extensions.
 pub fn run(arguments: &cli::List) -> Result<(), Error> {
     let report = report()?;
+    let services = services::of_root(Path::new("/"))?;
     if arguments.json {
-        return super::print(format_args!("{:#}", serde_json::json!(report)));
+        let mut facts = serde_json::json!(report);
+        facts["services"] = services::facts(&services);
+        return super::print(format_args!("{facts:#}"));
     }
-    super::print(table(&report).trim_end())
+    let text = table(&report) + &services::lines(&services).join("\n");
+    super::print(text.trim_end())
 }
 
 fn table(report: &Report) -> String {

@@ -20,6 +20,7 @@ pub mod kernel_modules;
 mod list;
 pub mod machine;
 mod progress;
+mod services;
 mod status;
 pub mod unpack;
 mod verify;

@@ -313,6 +313,52 @@ metadata:
     }
 
     #[test]
+    fn names_versions_and_constraints_of_the_catalogue_are_read() {
+        for (name, version, constraint, host, fits) in [
+            ("gvisor", "20260810.0", ">= v1.0.0", "1.9.0", true),
+            ("nvidia-open-gpu-kernel-modules-lts", "580.126.16-v1.13.0", ">= v1.2.0", "1.1.9", false),
+            (
+                "nonfree-kmod-nvidia-production",
+                "595.45.04-v1.13.0-alpha.2-13-g80d3d92",
+                ">= v1.5.0",
+                "1.13.0",
+                true,
+            ),
+            ("nvidia-container-toolkit-production", "595.45.04-v1.18.2", ">= v1.6.0", "1.6.0", true),
+            ("zfs", "2.4.1-v1.13.0-dirty", ">= v1.4.5", "1.4.4", false),
+            ("metal-agent", "5815ee3-v1.13.0", ">= v1.10.0", "1.10.0-beta.0", true),
+            ("v4l-uvc-drivers", "v1.13.0", ">= v1.9.0", "1.10.0", true),
+            ("tenstorrent", "v4.6", ">= v1.8.0", "1.7.9", false),
+            ("i915", "20260810", ">= 1.9.0-alpha.0", "1.9.0-alpha.0", true),
+            ("iscsi-tools", "0.2.0", ">= v1.1.0", "v1.1.0", true),
+            ("nut-client", "2-8-3", ">= v1.5.0", "1.12.0", true),
+            ("nfs-utils", "1.29", ">= v1.11.0", "1.12.0", true),
+            ("bird2", "0.4.0-g5c274e6", ">= v1.12.0", "1.11.6", false),
+            (
+                "schematic",
+                "0bd9e6cc1c5ff0a4d4e3fbd4ee8b0b4cdb3ba9a5ba7cb7a9b9fbce6d8e3b0c44",
+                ">= 1.0.0",
+                "1.13.0",
+                true,
+            ),
+        ] {
+            // A version such as 1.29 is a number to YAML, and has to stay as it was written.
+            for quote in ["", "\""] {
+                let text = format!(
+                    "version: v1alpha1\nmetadata:\n  name: {name}\n  version: {quote}{version}{quote}\n  author: A\n  \
+                     description: |\n    [{name}](https://example.org/{name}): text.\n  compatibility:\n    talos:\n      \
+                     version: \"{constraint}\"\n"
+                );
+                let manifest = Manifest::parse("manifest.yaml", text.as_bytes()).expect(&text);
+                assert_eq!((manifest.name(), manifest.metadata().version.as_str()), (name, version));
+                let mut machine = Host::default();
+                machine.declare("talos", host).unwrap();
+                assert_eq!(manifest.check(&machine).is_ok(), fits, "{name}: {constraint} on {host}");
+            }
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_listed_and_no_error() {
         let text = "version: v1alpha1\nx: 1\nmetadata: {name: a, y: 2, extraInfo: z, compatibility: {talos: {arch: q}}}";
         let manifest = Manifest::parse("manifest.yaml", text.as_bytes()).unwrap();

@@ -13,6 +13,7 @@ mod meter;
 mod places;
 pub mod raw;
 pub mod rules;
+pub mod service;
 pub mod squashfs;
 pub mod tar;
 pub mod tree;
