@@ -68,7 +68,13 @@ impl Index {
         let Self { records, order } = self;
         order.sort_unstable_by(|&a, &b| {
             let (left, right) = (records.records[a as usize], records.records[b as usize]);
-            compare(records, left, (records.get(right.directory), records.get(right.name))).then(a.cmp(&b))
+            // Most neighbours in a tar have one directory, of which the path is kept once.
+            let by_directory = match left.directory == right.directory {
+                true => Ordering::Equal,
+                false => records.get(left.directory).cmp(records.get(right.directory)),
+            };
+            let by_name = || records.get(left.name).cmp(records.get(right.name));
+            by_directory.then_with(by_name).then(a.cmp(&b))
         });
     }
 
@@ -148,23 +154,28 @@ impl Index {
         Some((at, self.records.records[at as usize]))
     }
 
-    /// Whether nothing that lower changesets have at this path, whatever it
-    /// is, can be seen through this one.
-    pub(super) fn hides(&self, path: &[u8]) -> bool {
-        if self.has(&self.records.opaque, b"") {
-            return true;
-        }
-        let mut at = path;
-        while let Some((directory, name)) = split(at) {
-            if self.has(&self.records.whiteouts, at)
-                || (at.len() < path.len() && self.has(&self.records.opaque, at))
-                || self.find(directory, name).is_some_and(|(_, record)| !record.content.is_directory())
-            {
+    /// Whether nothing that lower changesets have below this directory can be
+    /// seen through this one.
+    pub(super) fn hides_below(&self, directory: &[u8]) -> bool {
+        let mut at = directory;
+        while let Some((parent, name)) = split(at) {
+            let siblings = self.children(parent);
+            if self.has(&self.records.opaque, at) || self.replaces(at, name, siblings) {
                 return true;
             }
-            at = directory;
+            at = parent;
         }
-        false
+        self.has(&self.records.opaque, b"")
+    }
+
+    /// Whether what lower changesets have at this path itself is removed or
+    /// replaced by this one. `siblings` are the children of its directory.
+    pub(super) fn replaces(&self, path: &[u8], name: &[u8], siblings: Range<usize>) -> bool {
+        let found = self.order[siblings.clone()].binary_search_by(|&at| {
+            self.records.get(self.records.records[at as usize].name).cmp(name)
+        });
+        let is_directory = |at: usize| self.ranked(siblings.start + at).content.is_directory();
+        found.is_ok_and(|at| !is_directory(at)) || self.has(&self.records.whiteouts, path)
     }
 
     fn has(&self, sorted: &[Text], path: &[u8]) -> bool {

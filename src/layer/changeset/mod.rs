@@ -15,12 +15,14 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::Range;
 
 pub use elf::ElfMachine;
 pub use name::{EmptyWhiteout, EntryName};
 
 use super::rules::Permission;
 use super::squashfs::FileId;
+use super::tar::path::split;
 use super::tar::{Archive, Entry, EntryPath, Kind, TarError};
 use super::tree::Directory;
 use crate::limits::{Bound, Budget, Exceeded, Limits};
@@ -81,13 +83,26 @@ pub struct Stack {
     changesets: Vec<Index>,
     budget: Budget,
     hard_links: Permission,
+    /// The directory last asked for.
+    shade: Option<Shade>,
+}
+
+/// What those above make of one directory of the next lower changeset. Entries
+/// of a directory mostly follow one another, and to find it takes longer than
+/// to look for a name in it.
+struct Shade {
+    directory: Vec<u8>,
+    /// Whether all that is in it is hidden.
+    is_total: bool,
+    /// What each changeset has in it, by rank.
+    children: Vec<Range<usize>>,
 }
 
 impl Stack {
     /// Where hard links are allowed, hidden content is stored too: a link
     /// in another place may still name it.
     pub fn new(limits: Limits, hard_links: Permission) -> Self {
-        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links }
+        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links, shade: None }
     }
 
     /// Reads the next lower changeset to the end of its tar. Of a file that
@@ -112,6 +127,7 @@ impl Stack {
             }
         }
         self.changesets.push(Index::new(reading.records, &mut self.budget)?);
+        self.shade = None;
         Ok(())
     }
 
@@ -128,8 +144,27 @@ impl Stack {
         Ok(())
     }
 
-    fn hides(&self, path: &[u8]) -> bool {
-        self.hard_links == Permission::Refuse && self.changesets.iter().any(|upper| upper.hides(path))
+    /// Whether nothing of what lower changesets have at this path can be seen.
+    fn hides(&mut self, path: &[u8]) -> bool {
+        if self.hard_links == Permission::Allow || self.changesets.is_empty() {
+            return false;
+        }
+        let (directory, name) = split(path).unwrap_or_default();
+        let known = self.shade.take().filter(|shade| shade.directory == directory);
+        let shade = known.unwrap_or_else(|| self.shade_of(directory));
+        let mut uppers = self.changesets.iter().zip(&shade.children);
+        let hides =
+            shade.is_total || uppers.any(|(upper, children)| upper.replaces(path, name, children.clone()));
+        self.shade = Some(shade);
+        hides
+    }
+
+    fn shade_of(&self, directory: &[u8]) -> Shade {
+        Shade {
+            directory: directory.to_vec(),
+            is_total: self.changesets.iter().any(|upper| upper.hides_below(directory)),
+            children: self.changesets.iter().map(|upper| upper.children(directory)).collect(),
+        }
     }
 
     /// Adds the changesets up, with exactly the semantics of the image-spec
@@ -186,7 +221,7 @@ pub(super) fn store_content(
         return store(path, size, content).map(|id| (id, None));
     };
     let mut head = Vec::new();
-    content.take(module::HEAD).read_to_end(&mut head)?;
+    content.take(packing.head()).read_to_end(&mut head)?;
     let machine = packing.machine(&head);
     let id = store(path, size, &mut head.chain(content))?;
     Ok((id, Some(machine)))

@@ -18,7 +18,7 @@ const DIRECTORIES: [&[u8]; 2] = [b"rootfs/usr/lib/modules/", b"rootfs/lib/module
 
 /// Bytes of a module as stored that hold the start of it: more than the
 /// largest block of zstd and of xz, and the longest header of gzip.
-pub(super) const HEAD: u64 = 256 << 10;
+const HEAD: u64 = 256 << 10;
 
 /// Memory for decoding xz, in KiB: what `xz -9` asks for. Of its dictionary
 /// only the start is touched.
@@ -45,6 +45,14 @@ impl Packing {
             (b".ko.zst", Self::Blob(Compression::Zstd)),
         ];
         suffixes.into_iter().find(|(suffix, _)| path.ends_with(suffix)).map(|(_, packing)| packing)
+    }
+
+    /// Bytes of the module as stored that [`machine`](Self::machine) needs.
+    pub(super) fn head(self) -> u64 {
+        match self {
+            Self::Blob(Compression::None) => ElfMachine::HEAD as u64,
+            Self::Blob(_) | Self::Xz => HEAD,
+        }
     }
 
     /// The machine of the module that starts with `stored`.
@@ -110,7 +118,7 @@ mod tests {
     fn machine(name: &str, stored: &[u8]) -> String {
         let path = format!("rootfs/usr/lib/modules/6.1/{name}");
         let packing = Packing::of(&EntryPath::parse(path.as_bytes()).unwrap()).unwrap();
-        packing.machine(&stored[..stored.len().min(HEAD as usize)]).to_string()
+        packing.machine(&stored[..stored.len().min(packing.head() as usize)]).to_string()
     }
 
     #[test]
