@@ -12,11 +12,11 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 use super::error::WriteError;
-use super::format::HOLE;
+use super::format::{HOLE, RAW_BLOCK};
 use super::fragment::{Fragment, Packer};
 use super::identity::{Identity, Sequence};
 use super::output::{Mark, Output};
-use super::pool::{Block, Buffers, Pool, Purpose, Ticket};
+use super::pool::{Block, Buffers, Pool, Ticket};
 use super::{FileId, Options};
 
 /// Where the content of one file is.
@@ -86,7 +86,16 @@ struct Extent {
     start: u64,
     /// Where it is taken back to if it is no new one.
     before: Mark,
-    identity: Sequence,
+}
+
+/// The extents that are in the image, by what tells one from another.
+#[derive(Default)]
+struct Extents {
+    /// For each length in bytes the first content of it, until its identity
+    /// is known too. Most lengths are there once: nothing of them is hashed.
+    lengths: HashMap<u64, Option<usize>>,
+    /// Where extents start, by their identity.
+    starts: HashMap<Identity, u64>,
 }
 
 /// Contents on their way into the image.
@@ -101,8 +110,7 @@ pub(super) struct Data {
     contents: Contents,
     fragments: Vec<FragmentBlock>,
     open: Option<Extent>,
-    /// Where extents start, by their identity.
-    extents: HashMap<Identity, u64>,
+    extents: Extents,
 }
 
 impl Data {
@@ -117,7 +125,7 @@ impl Data {
             contents: Contents::default(),
             fragments: Vec::new(),
             open: None,
-            extents: HashMap::new(),
+            extents: Extents::default(),
         })
     }
 
@@ -150,8 +158,8 @@ impl Data {
         while let Some(next) = self.queue.pop_front() {
             self.store(next)?;
         }
-        self.close_extent();
-        self.extents = HashMap::new();
+        self.close_extent()?;
+        self.extents = Extents::default();
         self.packer.forget();
         self.contents.list.shrink_to_fit();
         self.pool.shrink();
@@ -222,11 +230,7 @@ impl Data {
         {
             self.store(next)?;
         }
-        let purpose = match owner {
-            Owner::Content { .. } => Purpose::Data,
-            Owner::Fragments => Purpose::Fragment,
-        };
-        self.queue.push_back(Pending { ticket: self.pool.submit(buffers, purpose), owner });
+        self.queue.push_back(Pending { ticket: self.pool.submit(buffers), owner });
         Ok(())
     }
 
@@ -237,7 +241,7 @@ impl Data {
             Owner::Content { content, index } => self.store_block(content, index, &block)?,
             Owner::Fragments => {
                 // Or the extent could not be taken back any more.
-                self.close_extent();
+                self.close_extent()?;
                 let start = self.output.append(block.bytes())?;
                 self.fragments.push(FragmentBlock { start, size_word: block.size_word() });
             }
@@ -248,29 +252,56 @@ impl Data {
 
     fn store_block(&mut self, content: usize, index: usize, block: &Block) -> Result<(), WriteError> {
         if self.open.as_ref().is_none_or(|extent| extent.content != content) {
-            self.close_extent();
+            self.close_extent()?;
         }
         let start = self.output.position();
-        let new = || Extent { content, start, before: self.output.mark(), identity: Sequence::new() };
-        let extent = self.open.get_or_insert_with(new);
+        self.open.get_or_insert_with(|| Extent { content, start, before: self.output.mark() });
         self.output.append(block.bytes())?;
-        extent.identity.push(&block.identity);
         self.contents.blocks[index] = block.size_word();
         Ok(())
     }
 
     /// Decides whether the extent just written is new. If it is not, it is
     /// taken back, and the next one is written over it.
-    fn close_extent(&mut self) {
-        let Some(Extent { content, start, before, identity }) = self.open.take() else { return };
-        let start = match self.extents.entry(identity.finish()) {
+    fn close_extent(&mut self) -> Result<(), WriteError> {
+        let Some(Extent { content, start, before }) = self.open.take() else { return Ok(()) };
+        self.contents.list[content].start = start;
+        let first = match self.extents.lengths.entry(self.output.position() - start) {
+            Entry::Vacant(new) => {
+                new.insert(Some(content));
+                return Ok(());
+            }
+            Entry::Occupied(mut first) => first.get_mut().take(),
+        };
+        if let Some(first) = first {
+            let identity = self.identify(first)?;
+            self.extents.starts.insert(identity, self.contents.list[first].start);
+        }
+        match self.extents.starts.entry(self.identify(content)?) {
             Entry::Occupied(known) => {
                 self.output.rewind(before);
-                *known.get()
+                self.contents.list[content].start = *known.get();
             }
-            Entry::Vacant(new) => *new.insert(start),
-        };
-        self.contents.list[content].start = start;
+            Entry::Vacant(new) => {
+                new.insert(start);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a content's blocks back, all of which are in the image.
+    fn identify(&self, content: usize) -> Result<Identity, WriteError> {
+        let Content { start, blocks, .. } = &self.contents.list[content];
+        let (mut at, mut identity, mut block) = (*start, Sequence::new(), Vec::new());
+        for word in &self.contents.blocks[blocks.start as usize..blocks.end as usize] {
+            if *word != HOLE {
+                block.resize((word & !RAW_BLOCK) as usize, 0);
+                self.output.read_at(&mut block, at)?;
+                identity.push(&Identity::of(&block));
+                at += block.len() as u64;
+            }
+        }
+        Ok(identity.finish())
     }
 }
 

@@ -21,6 +21,8 @@ pub enum WriteError {
     Compress { source: io::Error },
     #[error("cannot write the image at byte {offset}")]
     Write { offset: u64, source: io::Error },
+    #[error("cannot read the image back at byte {offset}")]
+    ReadBack { offset: u64, source: io::Error },
     #[error("cannot read content at byte {offset}")]
     Read { offset: u64, source: io::Error },
     #[error("content ends after {actual} of {expected} bytes")]

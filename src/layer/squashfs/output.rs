@@ -52,6 +52,11 @@ impl Output {
         Ok(offset)
     }
 
+    /// What was appended before.
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), WriteError> {
+        self.file.read_exact_at(bytes, offset).map_err(|source| WriteError::ReadBack { offset, source })
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
         self.file.write_all_at(bytes, offset).map_err(|source| WriteError::Write { offset, source })
     }

@@ -14,16 +14,6 @@ use std::thread::{self, JoinHandle};
 use super::codec::{Codec, Compression, Stored};
 use super::error::WriteError;
 use super::format::RAW_BLOCK;
-use super::identity::Identity;
-
-/// What a block is for.
-#[derive(Clone, Copy)]
-pub(super) enum Purpose {
-    /// Part of one file, which may be a duplicate.
-    Data,
-    /// Tails of several files.
-    Fragment,
-}
 
 /// Room for one block on its way through a thread.
 #[derive(Default)]
@@ -36,8 +26,6 @@ pub(super) struct Buffers {
 pub(super) struct Block {
     buffers: Buffers,
     stored: Stored,
-    /// Of the stored bytes. Zeros for [`Purpose::Fragment`]: nobody asks.
-    pub(super) identity: Identity,
 }
 
 impl Block {
@@ -61,7 +49,6 @@ impl Block {
 
 struct Job {
     buffers: Buffers,
-    purpose: Purpose,
     reply: SyncSender<io::Result<Block>>,
 }
 
@@ -126,11 +113,11 @@ impl Pool {
     }
 
     /// Hands `buffers.input` to the next thread that is free.
-    pub(super) fn submit(&self, buffers: Buffers, purpose: Purpose) -> Ticket {
+    pub(super) fn submit(&self, buffers: Buffers) -> Ticket {
         let (reply, ticket) = sync_channel(1);
         if let Some(jobs) = &self.jobs {
             // With all threads gone the reply is dropped here, and the ticket reports it.
-            let _ = jobs.send(Job { buffers, purpose, reply });
+            let _ = jobs.send(Job { buffers, reply });
         }
         Ticket(ticket)
     }
@@ -149,14 +136,9 @@ impl Drop for Pool {
 fn work(mut codec: Codec, queue: &Mutex<Receiver<Job>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { mut buffers, purpose, reply }) = job else { return };
-        let result = codec.compress(&buffers.input, &mut buffers.output).map(|stored| {
-            let mut block = Block { buffers, stored, identity: Identity::default() };
-            if matches!(purpose, Purpose::Data) {
-                block.identity = Identity::of(block.bytes());
-            }
-            block
-        });
+        let Ok(Job { mut buffers, reply }) = job else { return };
+        let result = codec.compress(&buffers.input, &mut buffers.output);
+        let result = result.map(|stored| Block { buffers, stored });
         // Nobody waits for it any more if the image was given up.
         let _ = reply.send(result);
     }
@@ -175,7 +157,7 @@ mod tests {
                     let mut buffers = pool.buffers();
                     buffers.input.clear();
                     buffers.input.resize(1 + 1000 * usize::from(number), round ^ number);
-                    pool.submit(buffers, Purpose::Data)
+                    pool.submit(buffers)
                 })
                 .collect();
             for (number, ticket) in (0_u8..).zip(tickets) {
@@ -183,7 +165,6 @@ mod tests {
                 assert_eq!(block.bytes().len(), 1 + 1000 * usize::from(number));
                 assert!(block.bytes().iter().all(|&byte| byte == round ^ number));
                 assert_eq!(block.size_word(), block.bytes().len() as u32 | RAW_BLOCK);
-                assert_eq!(block.identity, Identity::of(block.bytes()));
                 pool.recycle_block(block);
             }
         }
