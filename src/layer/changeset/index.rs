@@ -154,28 +154,31 @@ impl Index {
         Some((at, self.records.records[at as usize]))
     }
 
-    /// Whether nothing that lower changesets have below this directory can be
-    /// seen through this one.
-    pub(super) fn hides_below(&self, directory: &[u8]) -> bool {
-        let mut at = directory;
-        while let Some((parent, name)) = split(at) {
-            let siblings = self.children(parent);
-            if self.has(&self.records.opaque, at) || self.replaces(at, name, siblings) {
-                return true;
-            }
-            at = parent;
-        }
-        self.has(&self.records.opaque, b"")
+    /// Whether nothing that lower changesets have in this directory can be seen
+    /// through this one.
+    pub(super) fn is_opaque(&self, directory: &[u8]) -> bool {
+        self.has(&self.records.opaque, directory)
     }
 
     /// Whether what lower changesets have at this path itself is removed or
     /// replaced by this one. `siblings` are the children of its directory.
     pub(super) fn replaces(&self, path: &[u8], name: &[u8], siblings: Range<usize>) -> bool {
-        let found = self.order[siblings.clone()].binary_search_by(|&at| {
-            self.records.get(self.records.records[at as usize].name).cmp(name)
-        });
-        let is_directory = |at: usize| self.ranked(siblings.start + at).content.is_directory();
-        found.is_ok_and(|at| !is_directory(at)) || self.has(&self.records.whiteouts, path)
+        let is_directory = |rank| self.ranked(rank).content.is_directory();
+        self.among(siblings, name).is_some_and(|rank| !is_directory(rank))
+            || self.has(&self.records.whiteouts, path)
+    }
+
+    /// As [`children`](Self::children), of a directory that is, if it is there,
+    /// among its `siblings`.
+    pub(super) fn children_of(&self, path: &[u8], name: &[u8], siblings: Range<usize>) -> Range<usize> {
+        self.among(siblings, name).map_or(0..0, |_| self.children(path))
+    }
+
+    /// The rank of a name among those in one directory.
+    fn among(&self, siblings: Range<usize>, name: &[u8]) -> Option<usize> {
+        let start = siblings.start;
+        let name_of = |at: u32| self.records.get(self.records.records[at as usize].name);
+        self.order[siblings].binary_search_by(|&at| name_of(at).cmp(name)).ok().map(|at| start + at)
     }
 
     fn has(&self, sorted: &[Text], path: &[u8]) -> bool {

@@ -12,10 +12,10 @@ mod index;
 mod module;
 mod name;
 mod record;
+mod shade;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::ops::Range;
 
 pub use elf::ElfMachine;
 pub use name::{EmptyWhiteout, EntryName};
@@ -30,6 +30,7 @@ use crate::text::Escaped;
 use index::Index;
 use module::Packing;
 use record::{Inode, Recorded, Records};
+use shade::Shades;
 
 /// Why a changeset is refused.
 #[derive(Debug, thiserror::Error)]
@@ -83,26 +84,15 @@ pub struct Stack {
     changesets: Vec<Index>,
     budget: Budget,
     hard_links: Permission,
-    /// The directory last asked for.
-    shade: Option<Shade>,
-}
-
-/// What those above make of one directory of the next lower changeset. Entries
-/// of a directory mostly follow one another, and to find it takes longer than
-/// to look for a name in it.
-struct Shade {
-    directory: Vec<u8>,
-    /// Whether all that is in it is hidden.
-    is_total: bool,
-    /// What each changeset has in it, by rank.
-    children: Vec<Range<usize>>,
+    /// What the changesets read so far hide.
+    shades: Shades,
 }
 
 impl Stack {
     /// Where hard links are allowed, hidden content is stored too: a link
     /// in another place may still name it.
     pub fn new(limits: Limits, hard_links: Permission) -> Self {
-        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links, shade: None }
+        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links, shades: Shades::new(&[]) }
     }
 
     /// Reads the next lower changeset to the end of its tar. Of a file that
@@ -127,7 +117,7 @@ impl Stack {
             }
         }
         self.changesets.push(Index::new(reading.records, &mut self.budget)?);
-        self.shade = None;
+        self.shades = Shades::new(&self.changesets);
         Ok(())
     }
 
@@ -150,21 +140,7 @@ impl Stack {
             return false;
         }
         let (directory, name) = split(path).unwrap_or_default();
-        let known = self.shade.take().filter(|shade| shade.directory == directory);
-        let shade = known.unwrap_or_else(|| self.shade_of(directory));
-        let mut uppers = self.changesets.iter().zip(&shade.children);
-        let hides =
-            shade.is_total || uppers.any(|(upper, children)| upper.replaces(path, name, children.clone()));
-        self.shade = Some(shade);
-        hides
-    }
-
-    fn shade_of(&self, directory: &[u8]) -> Shade {
-        Shade {
-            directory: directory.to_vec(),
-            is_total: self.changesets.iter().any(|upper| upper.hides_below(directory)),
-            children: self.changesets.iter().map(|upper| upper.children(directory)).collect(),
-        }
+        self.shades.of(directory, &self.changesets).hides(path, name, &self.changesets)
     }
 
     /// Adds the changesets up, with exactly the semantics of the image-spec
