@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::fetch::{self, Content, Fetcher, Network, Resolved};
 use crate::layer::rules::Violations;
-use crate::layer::{self, BuildError, Cause, Recipe, Unfit};
+use crate::layer::{self, BuildError, Cause, Recipe, Unfit, Verity};
 use crate::oci::referrers::Referrer;
 use crate::oci::{ImageSource, Registries, manifest};
 use crate::store::{Layer, Store};
@@ -46,7 +46,8 @@ impl Workshop {
     fn open(arguments: &cli::Machine, state: &Path, images: &[ImageSource]) -> Result<Self, Error> {
         let (config, _) = machine::load_config(&arguments.config)?;
         let machine = Machine::from_arguments(arguments, &config)?;
-        let recipe = recipe(&config, &machine)?;
+        // No layer is kept in the store that is made here.
+        let recipe = Recipe { verity: Verity::Omit, ..recipe(&config, &machine)? };
         let network = machine::network_by_hand(&config)?;
         let mut registries = config.registries().clone();
         if images.iter().any(|image| matches!(image, ImageSource::Registry(_))) {
@@ -139,6 +140,9 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
     let scratch = Scratch::beside(&arguments.output)?;
     let mut workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     machine::override_layer(&mut workshop.recipe, &arguments.layer)?;
+    if arguments.verity.is_some() {
+        workshop.recipe.verity = Verity::Write;
+    }
     let layer = workshop.layer(&arguments.image)?;
     if let Some(tree) = &arguments.verity {
         layer.export_verity(tree)?;

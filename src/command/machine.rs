@@ -13,7 +13,7 @@ use crate::fetch;
 use crate::layer::changeset::ElfMachine;
 use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
-use crate::layer::{Recipe, squashfs};
+use crate::layer::{Recipe, Verity, squashfs};
 use crate::oci::Platform;
 use crate::oci::registries::{Authorities, PROXY_VARIABLES, Proxies, ProxyError};
 use crate::store::Proof;
@@ -118,6 +118,7 @@ pub fn recipe(config: &Config, machine: &Machine) -> Result<Recipe, Error> {
         rules: rules(config)?,
         compression: compression(config.layer().compression),
         block_size: config.layer().block_size,
+        verity: Verity::Write,
         limits: *config.limits(),
         host: machine.host.clone(),
         kernel: machine.kernel.clone(),

@@ -36,6 +36,14 @@ const MANIFEST: &[u8] = b"manifest.yaml";
 /// The directory of the image that becomes the layer.
 const ROOTFS: &[u8] = b"rootfs";
 
+/// Whether a layer gets a dm-verity tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verity {
+    Write,
+    /// Nobody asks for it.
+    Omit,
+}
+
 /// How images become layers on a machine.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -43,6 +51,8 @@ pub struct Recipe {
     pub compression: squashfs::Compression,
     /// Bytes; see [`squashfs::Options`].
     pub block_size: u32,
+    /// Of no consequence for the squashfs, nor for its key.
+    pub verity: Verity,
     pub limits: Limits,
     /// What `compatibility` is matched against.
     pub host: Host,
@@ -169,9 +179,14 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn open(staged: &StagedLayer, recipe: &'a Recipe) -> Result<Self, Cause> {
         let file = staged.file().map_err(Cause::Hash)?;
-        let tree = staged.verity_file().map_err(Cause::Hash)?;
-        let writer = Writer::with_hash_tree(file, tree, recipe.options()).map_err(Cause::Write)?;
-        Ok(Self { recipe, writer, manifests: Vec::new() })
+        let writer = match recipe.verity {
+            Verity::Write => {
+                let tree = staged.verity_file().map_err(Cause::Hash)?;
+                Writer::with_hash_tree(file, tree, recipe.options())
+            }
+            Verity::Omit => Writer::new(file, recipe.options()),
+        };
+        Ok(Self { recipe, writer: writer.map_err(Cause::Write)?, manifests: Vec::new() })
     }
 
     fn build(self, image: &Image) -> Result<LayerRecord, Cause> {
@@ -344,6 +359,7 @@ mod tests {
                     rules: Rules::default(),
                     compression,
                     block_size,
+                    verity: Verity::Omit,
                     limits: Limits::default(),
                     host: Host::default(),
                     kernel: RulesHost::default(),

@@ -21,4 +21,4 @@ mod unpack;
 mod verity;
 pub mod version;
 
-pub use build::{BuildError, Cause, Recipe, Unfit, build, check_fits, manifest_of};
+pub use build::{BuildError, Cause, Recipe, Unfit, Verity, build, check_fits, manifest_of};

@@ -204,7 +204,7 @@ impl Store {
         staged.map_err(|source| LayerError::Stage { source })
     }
 
-    /// Gives a built layer its name.
+    /// Gives a built layer its name, and its dm-verity tree if it has one.
     pub fn commit_layer(
         &self,
         staged: StagedLayer,
@@ -215,9 +215,10 @@ impl Store {
         self.replace_record(&self.record_path(&key), RECORD_FORMAT, &record)
             .map_err(io("write the record of"))?;
         let path = self.layer_path(&key);
-        for (staged, path) in [(staged.verity, &verity_path(&path)), (staged.squashfs, &path)] {
+        let tree = record.verity_root.map(|_| (staged.verity, verity_path(&path)));
+        for (staged, path) in tree.into_iter().chain([(staged.squashfs, path.clone())]) {
             staged.file.set_permissions(Permissions::from_mode(0o400)).map_err(io("protect"))?;
-            staged.persist(path).map_err(io("name"))?;
+            staged.persist(&path).map_err(io("name"))?;
         }
         Ok(Layer { key, path, record: Box::new(record) })
     }
