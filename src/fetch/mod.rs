@@ -424,6 +424,11 @@ impl<'f> Image<'f> {
         })
     }
 
+    /// How many of the blobs may be read at a time.
+    pub fn blobs_at_a_time(&self) -> usize {
+        self.blobs().iter().map(Packed::at_a_time).min().unwrap_or(1)
+    }
+
     /// Why a blob did not come while it was read, if one did not: that
     /// explains what its reader ran into.
     pub fn interrupted(&self) -> Option<Interrupted> {

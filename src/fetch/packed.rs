@@ -73,6 +73,14 @@ impl<'f> Packed<'f> {
         }))
     }
 
+    /// How many blobs like this one may be read at a time.
+    pub(super) fn at_a_time(&self) -> usize {
+        match &self.0 {
+            Place::File(_) => usize::MAX,
+            Place::Registry(remote) => remote.at_a_time(),
+        }
+    }
+
     /// The whole content, verified, in memory. For small ones.
     pub fn read(&self) -> Result<Vec<u8>, BlobError> {
         let mut bytes = Vec::new();

@@ -191,17 +191,18 @@ impl<'a> Builder<'a> {
 
     fn build(self, image: &Image) -> Result<LayerRecord, Cause> {
         match image.content() {
-            fetch::Content::Changesets(changesets) => self.add_up(changesets),
+            fetch::Content::Changesets(changesets) => self.add_up(changesets, image.blobs_at_a_time()),
             fetch::Content::Squashfs(blob) => self.repack(blob),
         }
     }
 
-    fn add_up(mut self, changesets: &[Changeset]) -> Result<LayerRecord, Cause> {
+    fn add_up(mut self, changesets: &[Changeset], at_a_time: usize) -> Result<LayerRecord, Cause> {
         let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
         let mut meter = Meter::start(self.recipe.limits);
         std::thread::scope(|scope| {
             // From the top down, so that what an upper changeset hides is not stored.
             let unpacked = Unpacker::new(scope, self.recipe.limits, changesets.iter().rev());
+            let unpacked = unpacked.at_most(at_a_time);
             for ((number, changeset), unpacked) in changesets.iter().enumerate().rev().zip(unpacked) {
                 let digest = *changeset.blob().digest();
                 let unpacked = unpacked.map_err(|source| Cause::Open { number, digest, source })?;

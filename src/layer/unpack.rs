@@ -4,7 +4,8 @@
 //! tars. Each is downloaded, verified and decompressed by a thread of its own,
 //! while its reader works on what came before; the next one is begun
 //! meanwhile. Invariant: threads wait for their readers, so that what lies
-//! between them is bounded, and at most [`AHEAD`] of them are at work.
+//! between them is bounded, and at most [`AHEAD`] of them are at work, fewer
+//! where the machine may not download as many at a time.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -27,13 +28,20 @@ const WAITING: usize = 4;
 pub(super) struct Unpacker<'scope, 'env, I> {
     scope: &'scope Scope<'scope, 'env>,
     limits: Limits,
+    /// Changesets at work, at most.
+    ahead: usize,
     changesets: I,
     begun: std::collections::VecDeque<io::Result<Unpacked<'scope>>>,
 }
 
 impl<'scope, 'env, 'c: 'scope, I: Iterator<Item = &'c Changeset<'c>>> Unpacker<'scope, 'env, I> {
     pub(super) fn new(scope: &'scope Scope<'scope, 'env>, limits: Limits, changesets: I) -> Self {
-        Self { scope, limits, changesets, begun: Default::default() }
+        Self { scope, limits, ahead: AHEAD, changesets, begun: Default::default() }
+    }
+
+    /// With no more than `most` changesets at work; there is always one.
+    pub(super) fn at_most(self, most: usize) -> Self {
+        Self { ahead: self.ahead.min(most.max(1)), ..self }
     }
 }
 
@@ -41,7 +49,7 @@ impl<'scope, 'c: 'scope, I: Iterator<Item = &'c Changeset<'c>>> Iterator for Unp
     type Item = io::Result<Unpacked<'scope>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.begun.len() < AHEAD
+        while self.begun.len() < self.ahead
             && let Some(changeset) = self.changesets.next()
         {
             self.begun.push_back(Unpacked::begin(self.scope, self.limits, changeset));

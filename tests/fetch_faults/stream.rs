@@ -1,6 +1,7 @@
 //! Blobs that are read while they are downloaded: the same faults, the same
 //! ends, and nothing kept but documents.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -115,8 +116,13 @@ fn serve_extension(worsen: Worsen) -> Server {
 
 /// Starts `plywood pack`, with these endpoints and no others.
 fn start_packing(directory: &Path, endpoints: &[String]) -> Child {
+    start_packing_with(directory, endpoints, "{}")
+}
+
+/// As [`start_packing`], with `plywood` in the configuration.
+fn start_packing_with(directory: &Path, endpoints: &[String], plywood: &str) -> Child {
     let config = format!(
-        "version: v1alpha1\nmachine: {{registries: {{mirrors: {{{REGISTRY}: {{endpoints: [{}], skipFallback: true}}}}}}}}\n",
+        "version: v1alpha1\nplywood: {plywood}\nmachine: {{registries: {{mirrors: {{{REGISTRY}: {{endpoints: [{}], skipFallback: true}}}}}}}}\n",
         endpoints.join(", "),
     );
     fs::write(directory.join("config.yaml"), config).unwrap();
@@ -212,4 +218,21 @@ fn a_layer_grows_before_its_image_has_come() {
     assert!(lengths(directory.path(), "/blobs/") < 1 << 16, "changesets are kept");
     packing.kill().unwrap();
     packing.wait().unwrap();
+}
+
+#[test]
+fn no_more_blobs_are_streamed_at_a_time_than_is_allowed() {
+    for (parallel, asked) in [(1, 1), (2, 2), (3, 2)] {
+        let server = serve_extension(|_, layer, reply| match layer {
+            true => reply.failing(Fault::Stall(1000)),
+            false => reply,
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let plywood = format!("{{timeouts: {{idle: 1s, total: 4s}}, downloads: {{parallel: {parallel}}}}}");
+        let packing = start_packing_with(directory.path(), &[server.url()], &plywood);
+        assert!(!packing.wait_with_output().unwrap().status.success());
+        let layers: BTreeSet<_> = extension().layers.into_iter().collect();
+        let streamed = layers.iter().filter(|layer| server.count(layer) > 0).count();
+        assert_eq!((layers.len(), streamed), (2, asked), "downloads.parallel: {parallel}");
+    }
 }

@@ -281,7 +281,8 @@ impl<'p> Pull<'p> {
         lock(&failure).take().map_or(Ok(()), Err)
     }
 
-    fn threads(&self) -> usize {
+    /// Blobs at a time.
+    pub(super) fn threads(&self) -> usize {
         usize::try_from(self.client.network.downloads.parallel.get()).unwrap_or(usize::MAX)
     }
 

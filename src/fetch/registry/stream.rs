@@ -52,6 +52,11 @@ impl<'f> Remote<'f> {
         &self.wanted
     }
 
+    /// How many blobs the configuration allows to be downloaded at a time.
+    pub(in crate::fetch) fn at_a_time(&self) -> usize {
+        self.pull.threads()
+    }
+
     /// The blob from its start. Nothing is asked for before the first read.
     pub(in crate::fetch) fn open(&self) -> Stream<'_> {
         let parts = Parts {
