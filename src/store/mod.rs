@@ -76,7 +76,7 @@ impl Store {
         };
         for directory in ["", "blobs/sha256", "blobs/sha512", "layers", "generations", "staging"] {
             let path = path.join(directory);
-            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+            make_directory(&path).map_err(failed("create", &path))?;
         }
         // Layers hold what the registry's credentials protect.
         let is_private = |mode: u32| mode & 0o077 == 0;
@@ -209,6 +209,21 @@ impl Drop for Staged {
         {
             log::warn!("cannot remove {}, ignored: {error}", self.path.display());
         }
+    }
+}
+
+/// Makes a directory and those above it, with names that survive a crash:
+/// what is committed below one later would go with it.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_directory(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        result => result.and_then(|()| sync_parent(path)),
     }
 }
 
