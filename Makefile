@@ -1,6 +1,8 @@
 # What people and CI call. `make demo` and `make test` install what they need.
 
-# An explicit target keeps the static flags away from build scripts and macros.
+# An explicit target keeps these flags away from build scripts and macros. A
+# static PIE relocates itself; packed, its table is 160 kB smaller.
+RELEASE_FLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RUSTFLAGS_VARIABLE := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS
@@ -50,7 +52,7 @@ deps:
 	@sh qemu-tests/assets/deps.sh $(PACKAGES)
 
 build:
-	$(RUSTFLAGS_VARIABLE)='-C target-feature=+crt-static' cargo build --release --locked --target $(TARGET)
+	$(RUSTFLAGS_VARIABLE)='$(RELEASE_FLAGS)' cargo build --release --locked --target $(TARGET)
 	@mkdir -p build
 	@install -m 0755 $(TARGET_DIR)/$(TARGET)/release/plywood $(PLYWOOD)
 	@size=$$(wc -c <$(PLYWOOD)); \
