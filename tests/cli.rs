@@ -281,11 +281,14 @@ fn a_layer_takes_the_place_of_a_regular_file_only() {
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, places.join("fifo"), fifo, 0o600.into(), 0).unwrap();
     fs::write(places.join("file"), "").unwrap();
+    // As `/dev/stdout` is one.
+    std::os::unix::fs::symlink("file", places.join("symlink")).unwrap();
     let image = format!("dir:{}", hello().display());
-    for (place, code) in [("directory", 1), ("fifo", 1), ("file", 0)] {
+    for (place, code) in [("directory", 1), ("fifo", 1), ("symlink", 1), ("file", 0)] {
         let output = plywood(directory.path(), &["pack", &image, "-o", &format!("places/{place}")]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
-        assert_eq!(names(&places), ["directory", "fifo", "file"]);
+        assert_eq!(names(&places), ["directory", "fifo", "file", "symlink"]);
+        assert!(places.join("symlink").is_symlink());
     }
 }
 

@@ -53,6 +53,19 @@ fn a_signal_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_limit_for_files_is_an_error_like_a_full_disk() {
+    let home = extension();
+    File::create(home.path().join("e/rootfs/usr/local/big")).unwrap().set_len(4 << 20).unwrap();
+    let mut limited = Command::new("prlimit");
+    limited.args(["--fsize=2000", PLYWOOD, "pack", "dir:e", "-o", "e.sqsh"]).current_dir(home.path());
+    let output = limited.env("TMPDIR", home.path()).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("File too large"), "{errors}");
+    assert_eq!(names(home.path()), ["e"]);
+}
+
+#[test]
 fn what_a_killed_pull_left_goes_with_the_next_command() {
     let nothing: &[&str] = &["apply", "-f", "nothing.yaml", "--state", "state"];
     for next in [&["pull", "dir:small", "--state", "state"], nothing] {

@@ -166,10 +166,10 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Error> {
 }
 
 /// The layer is renamed to its place, which would take a device's node away
-/// from the whole system.
+/// from the whole system, or `/dev/stdout`, which is a symlink.
 pub fn check_output(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+        Ok(metadata) if !metadata.is_file() => {
             let source = io::Error::other("it is there and is not a regular file");
             Err(Error::Write { path: path.into(), source })
         }

@@ -61,6 +61,7 @@ pub fn run(invocation: Invocation) -> Result<Outcome, Error> {
         kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
     }
     process::keep_memory_private()?;
+    process::outlive_file_size_limit()?;
     let done = match &invocation.command {
         Command::Apply(arguments) => return apply::run(arguments),
         Command::Boot(arguments) => match &arguments.root {

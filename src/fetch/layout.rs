@@ -18,7 +18,7 @@ use super::document::{self, Chosen, Documents};
 use super::error::Cause;
 use crate::limits::{Bound, Limits};
 use crate::oci::manifest::{INDEX, Kind};
-use crate::oci::{Descriptor, Digest, Document, Index, Platform};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, Index, Platform};
 use crate::store::Blob;
 use crate::text::Escaped;
 
@@ -87,7 +87,13 @@ fn candidate(index: &Index, name: Option<&str>, platform: &Platform) -> Result<D
     }
     candidates.dedup_by_key(|entry| entry.digest);
     match (candidates.as_slice(), name) {
-        ([only], _) => Ok((*only).clone()),
+        ([only], _) => match &only.platform {
+            Some(has) if !has.runs_on(platform) => {
+                let source = DocumentError::Platform { wanted: platform.clone(), has: has.to_string() };
+                Err(Cause::LayoutDocument { file: TOP.into(), source })
+            }
+            _ => Ok((*only).clone()),
+        },
         ([], Some(name)) => Err(Cause::NoSuchName { name: name.into(), has: names(index) }),
         ([], None) => Err(broken(TOP, "lists no images")),
         _ => Err(Cause::Ambiguous { has: names(index) }),

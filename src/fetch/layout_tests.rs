@@ -165,6 +165,8 @@ fn a_broken_layout_is_refused() {
     longer.files.insert(layer, b"amd64x".to_vec());
     let mut two = good();
     two.add("arm64", Some("v2\x1b"));
+    let mut foreign = good();
+    foreign.entries[0]["platform"] = json!({"os": "linux", "architecture": "arm64"});
     let mut artifact = Built::new();
     let config = artifact.blob("application/vnd.oci.empty.v1+json", b"{}");
     let layers = [artifact.blob(LAYER_GZIP, b"x"), artifact.blob(LAYER_GZIP, b"y")];
@@ -192,6 +194,7 @@ fn a_broken_layout_is_refused() {
         (good(), Some("v3"), "it has no image `v3`; it has v1"),
         (two.clone(), None, r"it has several images, name one of v1, v2\x1b"),
         (Built::with("arm64", None), None, "it is for linux/arm64, this machine needs linux/amd64"),
+        (foreign, None, "no image for linux/amd64; it has linux/arm64"),
         (corrupt(|bytes| bytes[0] = b' '), None, "has digest"),
         (corrupt(|bytes| bytes.push(b' ')), None, "is longer than"),
         (corrupt(|bytes| bytes.truncate(9)), None, "ends after"),

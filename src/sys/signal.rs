@@ -15,6 +15,11 @@ pub(super) fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -
     set(signal, handler as *const () as libc::sighandler_t)
 }
 
+/// Has nothing happen on `signal`.
+pub(super) fn ignore(signal: libc::c_int) -> Result<(), Errno> {
+    set(signal, libc::SIG_IGN)
+}
+
 /// Gives every signal its default action and blocks none, as a new program
 /// expects to start.
 pub(super) fn reset() {
@@ -33,7 +38,7 @@ pub(super) fn reset() {
 fn set(signal: libc::c_int, action: libc::sighandler_t) -> Result<(), Errno> {
     // SAFETY: a zeroed `sigaction` has no flags and an empty mask, and lives
     // until the call has copied it; no old action is asked for. `action` is
-    // SIG_DFL or a function that takes a signal number and only stores to an
+    // SIG_DFL, SIG_IGN or a function that takes a signal number and only stores to an
     // atomic.
     let result = unsafe {
         let mut new: libc::sigaction = std::mem::zeroed();
