@@ -1,7 +1,7 @@
 //! Distributions that keep the initramfs that they make themselves: what
 //! plywood's hooks, or an appended archive, make of the next boot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qemu_tests::program::{CPIO, run, scratch, source_tree};
@@ -81,7 +81,7 @@ impl Row {
     /// Boots what was made without plywood, with an archive appended to it.
     fn boot_appended(self) {
         let state = Disk::empty(self.name, "PLYWOOD");
-        let initramfs = append(self.name, &self.maker.initramfs(self.kernel), &[]);
+        let initramfs = append(self.name, &self.maker.initramfs(self.kernel));
         let machine = self.machine().initramfs(Initramfs::File(initramfs)).disk(state.clone());
         assert_assembled(machine.boot(), &state);
     }
@@ -119,18 +119,26 @@ fn plywood(arguments: &[&str]) -> Command {
     command
 }
 
-/// What `plywood initramfs` makes of `initramfs`.
-fn append(name: &str, initramfs: &std::path::Path, more: &[&str]) -> PathBuf {
+/// Configuration and images in a directory of the test `name`, and the call
+/// that appends them to `initramfs`; what it writes is named by the caller.
+fn appending(name: &str, initramfs: &Path) -> (PathBuf, Command) {
     let dir = scratch(&format!("{name}-appended"));
     let config = dir.join("config.yaml");
     std::fs::write(&config, CONFIG).expect("config.yaml");
-    let out = dir.join("initramfs");
-    let mut command = plywood(more);
+    let mut command = plywood(&[]);
     for extension in extensions() {
         let layout = extension.pack(&dir);
         command.arg("--add").arg(format!("{}:/extensions/{}", layout.display(), extension.name()));
     }
-    run(command.arg("--config").arg(&config).arg("--append").arg(initramfs).arg("-o").arg(&out));
+    command.arg("--config").arg(&config).arg("--append").arg(initramfs).arg("-o");
+    (dir, command)
+}
+
+/// What `plywood initramfs` makes of `initramfs`.
+fn append(name: &str, initramfs: &Path) -> PathBuf {
+    let (dir, mut command) = appending(name, initramfs);
+    let out = dir.join("initramfs");
+    run(command.arg(&out));
     out
 }
 
@@ -181,8 +189,14 @@ fn the_archive_is_the_same_each_time_and_whole() {
     let initramfs = scratch("append-to").join("initramfs.gz");
     // An odd length, so that the archive has to be padded.
     std::fs::write(&initramfs, b"\x1f\x8bodd").expect("a file");
-    let [one, other] =
-        ["append-1", "append-2"].map(|name| std::fs::read(append(name, &initramfs, &[])).expect("it"));
+    let (dir, mut command) = appending("append-twice", &initramfs);
+    // The second replaces the first.
+    let out = dir.join("initramfs");
+    command.arg(&out);
+    let [one, other] = [(); 2].map(|()| {
+        run(&mut command);
+        std::fs::read(&out).expect("the initramfs")
+    });
     assert!(one == other, "the two archives differ");
     assert_eq!(&one[..8], b"\x1f\x8bodd\0\0\0");
     let archive = scratch("append-list").join("cpio");
@@ -192,7 +206,7 @@ fn the_archive_is_the_same_each_time_and_whole() {
         "-rwxr-xr-x * root *Jan  1  1970 usr/bin/plywood",
         "-rw------- * root *Jan  1  1970 etc/plywood/config-000.yaml",
         "drwx------ * root *Jan  1  1970 etc/plywood",
-        "-rw-r--r-- * root *Jan  1  1970 extensions/hello/index.json",
+        "-rw------- * root *Jan  1  1970 extensions/hello/index.json",
         "initrd-root-fs.target.requires/plywood-initramfs.service -> ../plywood-initramfs.service",
     ] {
         let found = listed.lines().any(|line| {
