@@ -42,9 +42,9 @@ pub fn unpack(layer: &Layer, squashfs: File, directory: &Path) -> Result<(), Unp
     let tree = reader.tree(Permission::Refuse)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = openat(CWD, directory, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-    let is_root = rustix::process::geteuid().is_root();
-    Unpack { reader, tree: &tree, is_root }.fill(top.as_fd(), b"", &tree.root)?;
-    finish(top.as_fd(), &tree.root, is_root).map_err(failed)
+    let owners = if rustix::process::geteuid().is_root() { Owners::Kept } else { Owners::LeftOut };
+    Unpack { reader, tree: &tree, owners }.fill(top.as_fd(), b"", &tree.root)?;
+    finish(top.as_fd(), &tree.root, owners).map_err(failed)
 }
 
 /// As much as any layer may hold: what made it has kept its own limits.
@@ -57,7 +57,14 @@ pub fn limits_of_a_layer() -> Limits {
 struct Unpack<'t> {
     reader: Reader<File>,
     tree: &'t Tree,
-    is_root: bool,
+    owners: Owners,
+}
+
+/// What becomes of owners and xattrs, which only root can give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    Kept,
+    LeftOut,
 }
 
 impl Unpack<'_> {
@@ -71,17 +78,18 @@ impl Unpack<'_> {
                 Content::Directory(_) => {
                     let made = make_directory(directory, name).map_err(failed)?;
                     self.fill(made.as_fd(), &path, child)?;
-                    finish(made.as_fd(), child, self.is_root).map_err(failed)?;
+                    finish(made.as_fd(), child, self.owners).map_err(failed)?;
                 }
                 Content::Symlink(target) => {
-                    make_symlink(directory, name, target, child.attributes, self.is_root).map_err(failed)?;
+                    symlinkat(&**target, directory, &**name).map_err(|error| failed(error.into()))?;
+                    finish_symlink(directory, name, child.attributes, self.owners).map_err(failed)?;
                 }
                 Content::File(id) => {
                     let content = self.reader.content(self.tree, *id)?;
                     let mut content = content.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
                     let mut file = make_file(directory, name).map_err(failed)?;
                     io::copy(&mut content, &mut file).map_err(failed)?;
-                    finish(file.as_fd(), child, self.is_root).map_err(failed)?;
+                    finish(file.as_fd(), child, self.owners).map_err(failed)?;
                 }
                 Content::HardLink(_) | Content::Device | Content::Fifo => {
                     return Err(failed(io::Error::other("a layer has no such inode")));
@@ -106,15 +114,13 @@ fn make_file(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     Ok(openat2(parent, name, flags, Mode::RUSR | Mode::WUSR, RESOLVE)?.into())
 }
 
-fn make_symlink(
+fn finish_symlink(
     parent: BorrowedFd<'_>,
     name: &[u8],
-    target: &[u8],
     attributes: Attributes,
-    is_root: bool,
+    owners: Owners,
 ) -> io::Result<()> {
-    symlinkat(target, parent, name)?;
-    if is_root {
+    if owners == Owners::Kept {
         let (uid, gid) = owner(attributes);
         chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     }
@@ -123,8 +129,8 @@ fn make_symlink(
 
 /// Owner, xattrs, mode and time, in this order: a change of the owner clears
 /// set-ID bits and file capabilities.
-fn finish(made: BorrowedFd<'_>, node: &Node, is_root: bool) -> io::Result<()> {
-    if is_root {
+fn finish(made: BorrowedFd<'_>, node: &Node, owners: Owners) -> io::Result<()> {
+    if owners == Owners::Kept {
         let (uid, gid) = owner(node.attributes);
         fchown(made, uid, gid)?;
         for (name, value) in node.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
