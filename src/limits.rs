@@ -77,8 +77,16 @@ pub enum Raised {
     Never(&'static str),
 }
 
-const fn row(default: u64, unit: Unit, meaning: &'static str, raised: Raised) -> Row {
-    Row { default, unit, meaning, raised }
+const fn bytes(default: u64, meaning: &'static str, raised: Raised) -> Row {
+    Row { default, unit: Unit::Bytes, meaning, raised }
+}
+
+const fn count(default: u64, meaning: &'static str, raised: Raised) -> Row {
+    Row { default, unit: Unit::Count, meaning, raised }
+}
+
+const fn seconds(default: u64, meaning: &'static str, raised: Raised) -> Row {
+    Row { default, unit: Unit::Seconds, meaning, raised }
 }
 
 const fn key(key: &'static str, most: u64, why: &'static str) -> Raised {
@@ -134,99 +142,74 @@ impl Bound {
 
     /// The bound's row.
     pub const fn row(self) -> Row {
-        use Unit::{Bytes, Count, Seconds};
         match self {
-            Self::ImageBytes => row(8 * GIB, Bytes, "all content of an image, uncompressed", any("bytes")),
-            Self::ChangesetBytes => row(
-                4 * GIB,
-                Bytes,
-                "one changeset, or file of a squashfs, uncompressed",
-                any("changesetBytes"),
-            ),
-            Self::PackedBytes => row(
-                8 * GIB,
-                Bytes,
-                "all changesets of an image, or its squashfs, as packed",
-                any("packedBytes"),
-            ),
-            Self::Changesets => row(128, Count, "changesets of an image", key("changesets", 1000, MEMORY)),
-            Self::Entries => row(
+            Self::ImageBytes => bytes(8 * GIB, "all content of an image, uncompressed", any("bytes")),
+            Self::ChangesetBytes => {
+                bytes(4 * GIB, "one changeset, or file of a squashfs, uncompressed", any("changesetBytes"))
+            }
+            Self::PackedBytes => {
+                bytes(8 * GIB, "all changesets of an image, or its squashfs, as packed", any("packedBytes"))
+            }
+            Self::Changesets => count(128, "changesets of an image", key("changesets", 1000, MEMORY)),
+            Self::Entries => count(
                 200_000,
-                Count,
                 "entries of an image, and directories that they imply",
                 key("entries", u32::MAX as u64, "squashfs counts no further"),
             ),
-            Self::Names => row(
-                16 * MIB,
-                Bytes,
-                "all names, link targets and xattrs of an image",
-                key("names", GIB, MEMORY),
-            ),
-            Self::PaxHeader => row(MIB, Bytes, "one pax header in a tar", key("paxHeader", GIB, MEMORY)),
-            Self::Padding => row(16 * MIB, Bytes, "zeros after the end of a tar", any("padding")),
-            Self::ManifestYaml => row(64 * KIB, Bytes, "`manifest.yaml`", key("manifest", MIB, MEMORY)),
-            Self::IndexDepth => row(3, Count, "indexes inside one another", key("indexDepth", 64, STACK)),
-            Self::Documents => {
-                row(64, Count, "documents looked at in search of an image", key("documents", 100_000, MEMORY))
+            Self::Names => {
+                bytes(16 * MIB, "all names, link targets and xattrs of an image", key("names", GIB, MEMORY))
             }
-            Self::BuildTime => row(
+            Self::PaxHeader => bytes(MIB, "one pax header in a tar", key("paxHeader", GIB, MEMORY)),
+            Self::Padding => bytes(16 * MIB, "zeros after the end of a tar", any("padding")),
+            Self::ManifestYaml => bytes(64 * KIB, "`manifest.yaml`", key("manifest", MIB, MEMORY)),
+            Self::IndexDepth => count(3, "indexes inside one another", key("indexDepth", 64, STACK)),
+            Self::Documents => {
+                count(64, "documents looked at in search of an image", key("documents", 100_000, MEMORY))
+            }
+            Self::BuildTime => seconds(
                 30 * 60,
-                Seconds,
                 "building one layer",
                 key("buildTime", 7 * 24 * 3600, "no boot waits longer"),
             ),
-            Self::Path => row(4096, Bytes, "one path", key("path", 4096, LINUX)),
-            Self::Component => row(255, Bytes, "one component of a path", key("component", 255, LINUX)),
-            Self::Depth => row(128, Count, "components of one path", key("depth", 512, STACK)),
-            Self::SymlinkTarget => {
-                row(4095, Bytes, "one symlink's target", key("symlinkTarget", 4095, LINUX))
-            }
-            Self::XattrName => row(255, Bytes, "one xattr's name", key("xattrName", 255, LINUX)),
-            Self::XattrValue => row(64 * KIB, Bytes, "one xattr's value", key("xattrValue", 64 * KIB, LINUX)),
-            Self::LongName => {
-                row(64 * KIB, Bytes, "one GNU long name in a tar", key("longName", GIB, MEMORY))
-            }
-            Self::ZstdWindow => row(
+            Self::Path => bytes(4096, "one path", key("path", 4096, LINUX)),
+            Self::Component => bytes(255, "one component of a path", key("component", 255, LINUX)),
+            Self::Depth => count(128, "components of one path", key("depth", 512, STACK)),
+            Self::SymlinkTarget => bytes(4095, "one symlink's target", key("symlinkTarget", 4095, LINUX)),
+            Self::XattrName => bytes(255, "one xattr's name", key("xattrName", 255, LINUX)),
+            Self::XattrValue => bytes(64 * KIB, "one xattr's value", key("xattrValue", 64 * KIB, LINUX)),
+            Self::LongName => bytes(64 * KIB, "one GNU long name in a tar", key("longName", GIB, MEMORY)),
+            Self::ZstdWindow => bytes(
                 8 * MIB,
-                Bytes,
                 "the window of zstd, rounded down to a power of two",
                 key("zstdWindow", 128 * MIB, MEMORY),
             ),
-            Self::GzipField => row(64 * KIB, Bytes, "one field of a gzip header", any("gzipField")),
+            Self::GzipField => bytes(64 * KIB, "one field of a gzip header", any("gzipField")),
             Self::Document => {
-                row(4 * MIB, Bytes, "one manifest, index or image config", key("document", 64 * MIB, MEMORY))
+                bytes(4 * MIB, "one manifest, index or image config", key("document", 64 * MIB, MEMORY))
             }
             Self::Descriptors => {
-                row(1000, Count, "descriptors in one document", key("descriptors", 100_000, MEMORY))
+                count(1000, "descriptors in one document", key("descriptors", 100_000, MEMORY))
             }
             Self::ArchiveEntries => {
-                row(65_536, Count, "entries of one image archive", key("archiveEntries", 10_000_000, MEMORY))
+                count(65_536, "entries of one image archive", key("archiveEntries", 10_000_000, MEMORY))
             }
             Self::Redirects => {
-                row(5, Count, "redirects of one request", key("redirects", 50, "it would be a loop"))
+                count(5, "redirects of one request", key("redirects", 50, "it would be a loop"))
             }
-            Self::TokenAnswer => {
-                row(64 * KIB, Bytes, "a token server's answer", key("tokenAnswer", MIB, MEMORY))
-            }
-            Self::ErrorAnswer => row(
+            Self::TokenAnswer => bytes(64 * KIB, "a token server's answer", key("tokenAnswer", MIB, MEMORY)),
+            Self::ErrorAnswer => bytes(
                 16 * KIB,
-                Bytes,
                 "a registry's words about an error",
                 Never("the rest is left off, nothing is refused"),
             ),
-            Self::Config => row(
-                MIB,
-                Bytes,
-                "one configuration file",
-                Never("its keys are read too late; use several files"),
-            ),
-            Self::YamlValues => {
-                row(50_000, Count, "values in one YAML file, aliases repeated", Never(UNREAD))
+            Self::Config => {
+                bytes(MIB, "one configuration file", Never("its keys are read too late; use several files"))
             }
-            Self::YamlText => row(4 * MIB, Bytes, "text in one YAML file, aliases repeated", Never(UNREAD)),
-            Self::YamlDepth => row(64, Count, "levels of one YAML document", Never(UNREAD)),
+            Self::YamlValues => count(50_000, "values in one YAML file, aliases repeated", Never(UNREAD)),
+            Self::YamlText => bytes(4 * MIB, "text in one YAML file, aliases repeated", Never(UNREAD)),
+            Self::YamlDepth => count(64, "levels of one YAML document", Never(UNREAD)),
             Self::Constraint => {
-                row(256, Bytes, "one version or version constraint", Never("no host has a version as long"))
+                bytes(256, "one version or version constraint", Never("no host has a version as long"))
             }
         }
     }
