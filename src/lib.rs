@@ -37,6 +37,8 @@
 //! generation number orders time. *Config* is the machine's YAML; OCI's own is
 //! the *image config*.
 
+#![warn(clippy::self_named_module_files)]
+
 pub mod cli;
 pub mod command;
 pub mod config;
