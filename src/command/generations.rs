@@ -14,7 +14,7 @@ use crate::store::{Blobs, GenerationError, Lock, Roots, Store, Swept, Trials};
 
 /// What would be booted next.
 pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
-    let trials = store.trials()?;
+    let trials = store.trials_or_none()?;
     let numbers = store.generations()?;
     let known = numbers.into_iter().map(|number| (number, decision::proof_of(store, number))).collect();
     let decision = decision::decide(&Situation {
@@ -32,7 +32,7 @@ pub fn rollback(arguments: &cli::Rollback) -> Result<(), Error> {
     let store = Store::open(&machine::state_directory(&arguments.state))?;
     let lock = store.lock()?;
     store.check_formats()?;
-    let mut trials = store.trials()?;
+    let mut trials = store.trials_or_none()?;
     let current = store.current().ok().flatten();
     let number = match arguments.generation {
         Some(number) => number,

@@ -27,8 +27,8 @@ pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     if arguments.repair && !inspection.findings.is_empty() {
         let lock = store.lock()?;
         repair(&store, &lock, &inspection)?;
-        inspection = store.inspect()?;
         absolve(&store, &lock)?;
+        inspection = store.inspect()?;
     }
     if arguments.json {
         super::print(format_args!("{:#}", serde_json::json!(inspection)))?;
@@ -120,10 +120,11 @@ fn pinned(entry: &LayerEntry) -> Result<ImageSource, Error> {
     }
 }
 
-/// Gives generations that were bad for damage, which is repaired, a new trial.
+/// Gives generations that were bad for damage, which is repaired, a new trial,
+/// and all of them one where the marks themselves were damaged.
 fn absolve(store: &Store, lock: &Lock) -> Result<(), Error> {
-    let mut trials = store.trials()?;
-    let before = trials.clone();
+    let before = store.trials();
+    let mut trials = store.trials_or_none()?;
     for number in store.generations()? {
         let was_damaged = matches!(trials.mark(number).verdict, Verdict::Bad { damaged: true, .. });
         let is_whole = || {
@@ -135,8 +136,8 @@ fn absolve(store: &Store, lock: &Lock) -> Result<(), Error> {
             trials.reset(number);
         }
     }
-    if trials != before {
-        store.put_trials(lock, &trials)?;
+    if before.is_ok_and(|before| before == trials) {
+        return Ok(());
     }
-    Ok(())
+    Ok(store.put_trials(lock, &trials)?)
 }

@@ -443,6 +443,29 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_that_cannot_be_read_is_lost() {
+        type Damage = fn(&Path);
+        let rows: [(&str, Damage, bool); 4] = [
+            ("none", |_| {}, false),
+            ("pointer gone", |state| fs::remove_file(state.join("current")).unwrap(), true),
+            ("pointed to gone", |state| fs::remove_dir_all(state.join("generations/2")).unwrap(), true),
+            ("record cut", |state| fs::write(state.join("generations/2/record.json"), "{").unwrap(), true),
+        ];
+        for (name, damage, expected) in rows {
+            for origin in [Origin::Boot, Origin::Apply] {
+                let directory = tempfile::tempdir().unwrap();
+                let store = Store::open(directory.path()).unwrap();
+                let lock = store.lock().unwrap();
+                for config in ["one", "two"] {
+                    store.commit_generation(&lock, Draft { origin, ..draft(&store, config) }).unwrap();
+                }
+                damage(directory.path());
+                assert_eq!(store.has_lost_choice(), expected && origin == Origin::Apply, "{name} {origin:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_generation_with_something_missing_or_changed_does_not_open() {
         type Damage = fn(&Path);
         let damages: [(&str, Damage); 6] = [

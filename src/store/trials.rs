@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record::{self, RecordError};
-use super::{Lock, Store, StoreError};
+use super::{Lock, Origin, Store, StoreError};
+use crate::sys::kmsg;
 
 /// Version of the record; a newer one is refused.
 pub(super) const FORMAT: u32 = 1;
@@ -92,11 +93,38 @@ impl Trials {
 }
 
 impl Store {
+    /// Whether something was applied, and which generation that made current
+    /// cannot be read any more. The configuration that a machine was first
+    /// booted with must not take its place.
+    pub fn has_lost_choice(&self) -> bool {
+        let is_lost = match self.current() {
+            Ok(Some(number)) => self.config_text(number).is_err(),
+            Ok(None) => !matches!(self.previous(), Ok(None)),
+            Err(_) => true,
+        };
+        let is_applied =
+            |number| self.generation_record(number).is_ok_and(|record| record.origin == Origin::Apply);
+        is_lost && self.generations().is_ok_and(|numbers| numbers.into_iter().any(is_applied))
+    }
+
     /// The marks; none if there are none yet.
     pub fn trials(&self) -> Result<Trials, RecordError> {
         match record::read(&self.path.join("attempts"), FORMAT) {
             Err(error) if error.is_absent() => Ok(Trials::default()),
             result => result,
+        }
+    }
+
+    /// The marks; none if they are damaged, so that new ones can take their
+    /// place. Those of a newer plywood are not damaged: they must stay.
+    pub fn trials_or_none(&self) -> Result<Trials, RecordError> {
+        match self.trials() {
+            Err(error @ RecordError::Newer { .. }) => Err(error),
+            Err(error) => {
+                log::warn!("the marks of generations are lost: {}", kmsg::chain(&error));
+                Ok(Trials::default())
+            }
+            Ok(trials) => Ok(trials),
         }
     }
 
@@ -130,6 +158,21 @@ mod tests {
         assert_eq!((read.last_good, read.why_bad(4), read.why_bad(2)), (Some(2), Some("no init"), None));
         assert!(read.is_good(2) && !read.is_good(3) && !read.is_good(9));
         assert_eq!(read.mark(3).attempts, 2);
+    }
+
+    #[test]
+    fn damaged_marks_count_for_none_and_newer_ones_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let rows: [(Vec<u8>, bool); 3] = [
+            (b"cut".to_vec(), true),
+            (record::encode(FORMAT, &"of no kind").unwrap(), true),
+            (record::encode(FORMAT + 1, &"of a later kind").unwrap(), false),
+        ];
+        for (bytes, is_none) in rows {
+            std::fs::write(directory.path().join("attempts"), bytes).unwrap();
+            assert_eq!(store.trials_or_none().is_ok_and(|trials| trials == Trials::default()), is_none);
+        }
     }
 
     #[test]

@@ -314,14 +314,26 @@ impl Boot {
         // Neither a damaged generation nor its missing layers keep a new one
         // from being made.
         let record = current.and_then(|number| store.generation_record(number).ok());
-        let (origin, sources) = self.find_config(store.applied_config())?;
+        let applied = store.applied_config();
+        if applied.is_none() && self.parameters.config.is_none() && store.has_lost_choice() {
+            let lost = "what was applied last cannot be read, and what came before it is booted instead";
+            return Err(Error::NotBootable(lost.into()));
+        }
+        let (origin, sources) = self.find_config(applied)?;
         if sources.is_empty() {
             log::info!("no configuration found");
             return Ok(None);
         }
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         log::info!("configuration: {}", names.join(", "));
-        if let Some(number) = bad_generation_of(&store, &sources) {
+        // Others may be of the same configuration; which one is meant is known.
+        let bad = match origin {
+            Origin::Apply => {
+                current.filter(|number| store.trials().is_ok_and(|it| it.why_bad(*number).is_some()))
+            }
+            Origin::Boot => bad_generation_of(&store, &sources),
+        };
+        if let Some(number) = bad {
             return Ok(Some(number));
         }
         self.assemble(origin, &sources, record).map(|generation| Some(generation.number()))
@@ -340,6 +352,11 @@ impl Boot {
         let store = self.store()?;
         let lock = store.lock()?;
         let recipe = machine::recipe(&config, &machine)?;
+        // What is made again is on trial as before.
+        let proof = match (origin, &current) {
+            (Origin::Apply, Some(record)) => record.proof,
+            _ => machine::proof(&config),
+        };
         let assembly = Assembly {
             recipe: &recipe,
             store: &store,
@@ -351,7 +368,7 @@ impl Boot {
             base: &self.root.clone(),
             notes: &store,
             origin,
-            proof: machine::proof(&config),
+            proof,
             now: machine::now(),
         };
         let plan = assembly.plan(current.as_ref(), BTreeMap::new());

@@ -210,7 +210,10 @@ impl Boot {
 
     fn keep(&mut self, trials: &Trials) -> Result<(), Error> {
         let store = self.store()?;
-        Ok(store.put_trials(&store.lock()?, trials)?)
+        let lock = store.lock()?;
+        // Damaged marks may be replaced, a newer plywood's may not.
+        store.trials_or_none().map_err(GenerationError::Trials)?;
+        Ok(store.put_trials(&lock, trials)?)
     }
 }
 
