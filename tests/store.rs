@@ -341,6 +341,36 @@ fn verify_finds_every_kind_of_damage_and_repairs_layers() {
     }
 }
 
+#[test]
+fn damaged_marks_are_replaced_by_whoever_writes_marks() {
+    let rows: [(&[&str], u64); 3] =
+        [(&["bless", "2"], 2), (&["rollback", "1"], 1), (&["verify", "--repair"], 2)];
+    for (arguments, next) in rows {
+        let home = Home::with_three();
+        home.apply(0, &["a"]);
+        home.apply(0, &["b"]);
+        fs::write(home.path("state/attempts"), [0; 100]).unwrap();
+        assert_eq!(home.status()["next"], 2);
+        home.expect(1, &["verify"]);
+        home.expect(0, arguments);
+        home.expect(0, &["verify"]);
+        assert_eq!(home.status()["next"], next, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_tried_for_a_while_can_be_applied_to_stay() {
+    let home = Home::with_three();
+    home.configure(&["a"], "");
+    let attempt = ["apply", "-f", "machine.yaml", "--mode=try", "--timeout=1m"];
+    home.expect(0, &attempt);
+    home.expect(3, &attempt);
+    home.apply(0, &["a"]);
+    home.apply(3, &["a"]);
+    home.expect(3, &attempt);
+    assert_eq!(home.status()["current"], 2);
+}
+
 /// The JSON of `status` has what its schema asks for, and nothing else.
 #[test]
 fn status_is_as_its_schema_says() {

@@ -234,7 +234,8 @@ impl Job<'_> {
     fn is_to_reboot(&self, change: &Change) -> bool {
         match self.arguments.mode {
             Mode::Reboot => change.generation.is_some(),
-            Mode::Auto => change.generation.is_some() && change.reboot == Reboot::Needed,
+            // What was staged before is pending, too.
+            Mode::Auto => change.reboot == Reboot::Needed,
             Mode::NoReboot | Mode::Staged | Mode::Try => false,
         }
     }

@@ -318,9 +318,17 @@ impl Assembly<'_> {
             Origin::Apply => {
                 let current = self.store.current().ok()??;
                 let is_bad = self.store.trials().is_ok_and(|trials| trials.why_bad(current).is_some());
-                Some(current).filter(|current| !is_bad && is_it(current))
+                Some(current).filter(|current| !is_bad && is_it(current) && self.lasts(*current))
             }
         }
+    }
+
+    /// Whether generation `number` stays as long as what is wanted now: one on
+    /// trial for a limited time does not.
+    fn lasts(&self, number: u32) -> bool {
+        let is_limited = self.store.generation_record(number).is_ok_and(|it| it.proof.time_limit.is_some());
+        let is_good = || self.store.trials().is_ok_and(|trials| trials.is_good(number));
+        !is_limited || self.proof.time_limit.is_some() || is_good()
     }
 
     fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
