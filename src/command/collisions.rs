@@ -269,16 +269,18 @@ impl Search<'_> {
             Content::File(id) if is(status, FileType::RegularFile) => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = File::from(openat(directory, name, flags, Mode::empty()).map_err(failed)?);
-                let theirs =
-                    hash(file).map_err(|source| CollisionError::Base { path: path.into(), source })?;
-                (self.digest(upper, *id, path)? != theirs).then_some(Kind::Content)
+                let ours = self.digest(upper, *id, path)?;
+                // A file of the base may be of any length; one byte more tells.
+                let theirs = hash(file.take(ours.1.saturating_add(1)))
+                    .map_err(|source| CollisionError::Base { path: path.into(), source })?;
+                (ours != theirs).then_some(Kind::Content)
             }
             _ => Some(Kind::Type),
         })
     }
 
-    /// The digest of a file in a layer.
-    fn digest(&mut self, index: usize, id: FileId, path: &[u8]) -> Result<Digest, CollisionError> {
+    /// The digest of a file in a layer, and its length.
+    fn digest(&mut self, index: usize, id: FileId, path: &[u8]) -> Result<(Digest, u64), CollisionError> {
         let number = self.claims.get(index).map_or(0, |claim| claim.number);
         let failed = |source| CollisionError::Content { number, path: path.into(), source };
         let (Some(reader), Some(tree)) = (self.readers.get_mut(index), self.trees.get(index)) else {
@@ -305,13 +307,18 @@ impl Search<'_> {
     }
 }
 
-fn hash(mut content: impl Read) -> io::Result<Digest> {
+/// The digest and the length of all of `content`.
+fn hash(mut content: impl Read) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut length = 0;
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match content.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            count => hasher.update(buffer.get(..count).unwrap_or_default()),
+            0 => return Ok((hasher.finish(), length)),
+            count => {
+                hasher.update(buffer.get(..count).unwrap_or_default());
+                length += count as u64;
+            }
         }
     }
 }
