@@ -25,7 +25,7 @@ use crate::fetch::error::Cause;
 use crate::fetch::{Event, Selection, Timeouts};
 use crate::limits::{self, Bound};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, Kind, MANIFEST, kind};
-use crate::oci::registries::Endpoint;
+use crate::oci::registries::{Endpoint, mirrored_name};
 use crate::oci::{Descriptor, Digest, Document, DocumentError, ImageSource, Reference};
 use crate::store::{Blob, Store};
 
@@ -185,7 +185,7 @@ impl<'p> Pull<'p> {
         let url = match endpoint.upstream {
             true => url,
             // How a mirror of several registries tells them apart.
-            false => url.and_then(|url| url.with_query(&[("ns", self.reference.registry())])),
+            false => url.and_then(|url| url.with_query(&[("ns", mirrored_name(self.reference.registry()))])),
         };
         url.ok_or_else(|| EndpointError::Protocol("its URL cannot be used".into()))
     }

@@ -123,7 +123,7 @@ impl Registries {
 
     /// The endpoints for `registry`, in the order in which to try them.
     pub fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
-        let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get("*"));
+        let mirror = [registry, mirrored_name(registry), "*"].iter().find_map(|key| self.mirrors.get(*key));
         let mut endpoints: Vec<_> =
             mirror.iter().flat_map(|mirror| &mirror.endpoints).filter_map(MirrorEndpoint::endpoint).collect();
         if mirror.is_none_or(|mirror| !mirror.skip_fallback) {
@@ -141,6 +141,15 @@ impl Registries {
             }
         }
         endpoints
+    }
+}
+
+/// The name by which mirrors know a registry: that of Docker Hub has an older
+/// form.
+pub fn mirrored_name(registry: &str) -> &str {
+    match registry {
+        "index.docker.io" => "docker.io",
+        registry => registry,
     }
 }
 
@@ -218,6 +227,7 @@ mod tests {
             (&none, "quay.io", &["https://quay.io/v2"]),
             (&none, "localhost:5000", &["https://localhost:5000/v2"]),
             (&registries, "docker.io", &["http://127.0.0.1:5000/v2", "https://some.host/v2", HUB]),
+            (&registries, "index.docker.io", &["http://127.0.0.1:5000/v2", "https://some.host/v2", HUB]),
             (&registries, "ghcr.io", &["http://n.lan:5000/ghcr/v2"]),
             (&registries, "quay.io", &["https://h.lan/v2/proxy", "https://p.lan"]),
             (&registries, "same.io", &["https://same.io/v2"]),
