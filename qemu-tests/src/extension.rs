@@ -2,7 +2,7 @@
 //! image layout written by umoci, that is, by code that is not ours.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::program::{UMOCI, run};
@@ -16,6 +16,8 @@ pub struct Extension {
     name: String,
     manifest: String,
     files: Vec<File>,
+    /// Paths and targets.
+    symlinks: Vec<(String, String)>,
     blobs: Blobs,
 }
 
@@ -41,7 +43,13 @@ impl Extension {
             "version: v1alpha1\nmetadata:\n  name: {name}\n  version: 1.0.0\n  author: Plywood contributors\n  \
              description: Made by a test.\n"
         );
-        let extension = Self { name: name.into(), manifest, files: Vec::new(), blobs: Blobs::Right };
+        let extension = Self {
+            name: name.into(),
+            manifest,
+            files: Vec::new(),
+            symlinks: Vec::new(),
+            blobs: Blobs::Right,
+        };
         extension
             .file(&format!("usr/local/bin/{name}"), 0o755, format!("#!/bin/sh\necho greetings from {name}\n"))
             .file("usr/local/share/guest/winner", 0o644, format!("{name}\n"))
@@ -50,6 +58,12 @@ impl Extension {
     /// Adds a file below `rootfs/`.
     pub fn file(mut self, path: &str, mode: u32, content: impl AsRef<[u8]>) -> Self {
         self.files.push(File { path: path.into(), mode, content: content.as_ref().into() });
+        self
+    }
+
+    /// Adds a symlink below `rootfs/`.
+    pub fn symlink(mut self, path: &str, target: &str) -> Self {
+        self.symlinks.push((path.into(), target.into()));
         self
     }
 
@@ -76,6 +90,9 @@ impl Extension {
         let source = dir.join(format!("{}.source", self.name));
         for file in &self.files {
             write(&source.join("rootfs").join(&file.path), file.mode, &file.content);
+        }
+        for (path, target) in &self.symlinks {
+            link(&source.join("rootfs").join(path), target);
         }
         write(&source.join("manifest.yaml"), 0o644, self.manifest.as_bytes());
 
@@ -104,6 +121,13 @@ fn write(path: &Path, mode: u32, content: &[u8]) {
         .and_then(|()| fs::write(path, content))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
     written.unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+/// Makes a symlink with its directories, in place of one of an earlier run.
+fn link(path: &Path, target: &str) {
+    let _ = fs::remove_file(path);
+    let made = fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| symlink(target, path));
+    made.unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
 }
 
 /// Flips a bit in the middle of each changeset. Configuration and manifests

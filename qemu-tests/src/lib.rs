@@ -22,6 +22,7 @@ mod registry;
 pub mod says;
 mod web;
 
+pub use asset::asset;
 pub use asset::plywood;
 pub use console::{Console, Transcript};
 pub use disk::Disk;

@@ -1,0 +1,63 @@
+# A Debian that plywood's package was installed on, and what the package leaves:
+#   root.ext4 · initrd   as the installation made them
+#   left                 names of what purging left, one a line
+set -eu
+. qemu-tests/assets/lib.sh
+
+release=$1
+distro=$BUILD/distro-$release
+plywood=build/plywood
+
+inputs() {
+    [ -x "$plywood" ] || die "$plywood is missing: run make build"
+    find initramfs systemd packaging docs configs -type f -exec cat {} +
+    cat "$plywood" "$distro/key" src/cli.rs
+}
+
+# in_root ROOT COMMAND...: with its /proc and /dev, in a mount namespace that
+# takes them along when it ends.
+in_root() {
+    as_root unshare --mount sh -eu -c 'root=$1; shift
+        mount --bind "$root" "$root"; mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"
+        chroot "$root" env PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"' sh "$@"
+}
+
+# Logs, dpkg's own files and caches change with any package.
+names() {
+    (cd "$1" && as_root find . -xdev \( -path ./var/lib/dpkg -o -path ./var/log -o -path ./var/cache -o -path ./boot \
+        -o -path ./tmp -o -path ./dev -o -path ./proc \) -prune -o -print) | LC_ALL=C sort
+}
+
+make() {
+    need unsquashfs squashfs-tools
+    need mke2fs e2fsprogs
+    out=$1
+    root=$out/root
+    package=$(packaging/deb "$plywood" "$out")
+    as_root unsquashfs -quiet -no-progress -no-xattrs -d "$root" "$distro/root.squashfs"
+    version=$(cat "$distro"/6.*/release)
+    # As an installed kernel leaves it; from then on triggers act.
+    as_root sed -i s/no/yes/ "$root/etc/initramfs-tools/update-initramfs.conf"
+    in_root "$root" update-initramfs -c -k "$version"
+    names "$root" >"$out/before"
+
+    as_root cp "$package" "$root/tmp/plywood.deb"
+    in_root "$root" dpkg --install /tmp/plywood.deb
+    as_root cp "$root/boot/initrd.img-$version" "$out/initrd"
+    kib=$(as_root du -sk "$root" | cut -f1)
+    PATH=$PATH:/usr/sbin:/sbin as_root mke2fs -q -t ext4 -L debian -E root_owner=0:0 \
+        -d "$root" "$out/root.ext4" "$((kib * 4 / 3 + 65536))k"
+
+    # What a machine would have by now.
+    as_root mkdir -p "$root/var/lib/plywood/blobs"
+    as_root touch "$root/etc/plywood/machine.yaml" "$root/var/lib/plywood/lock" "$root/var/lib/plywood/.hidden"
+    in_root "$root" dpkg --purge plywood
+    names "$root" >"$out/after"
+    LC_ALL=C comm -13 "$out/before" "$out/after" >"$out/left"
+    if in_root "$root" lsinitramfs "/boot/initrd.img-$version" | grep plywood >>"$out/left"; then :; fi
+    as_root rm -rf "$root"
+    as_root chmod -R a+rX "$out"
+}
+
+shift
+"$@"
