@@ -156,7 +156,6 @@ fn exit_codes_tell_wrong_use_from_failure() {
         (&["validate", "dir:missing"][..], 1, "missing"),
         (&["pack", "oci:missing", "-o", "x.sqsh"], 1, "missing"),
         (&["validate", "--config", "missing.yaml"], 1, "missing.yaml"),
-        (&["list"], 1, "did not boot this machine: there is no /run/plywood/boot.json"),
         (&["boot"], 2, "process 1"),
         (&["pack", "oci:x"], 2, "--output"),
         (&["pack", "ftp:x", "-o", "y"], 2, "transport"),

@@ -371,6 +371,59 @@ fn what_is_tried_for_a_while_can_be_applied_to_stay() {
     assert_eq!(home.status()["current"], 2);
 }
 
+#[test]
+fn where_there_is_no_store_there_is_no_generation() {
+    type Place = fn(&Home);
+    let places: [(&str, Place); 3] = [
+        ("nothing", |_| {}),
+        ("an empty directory", |home| fs::create_dir(home.path("state")).unwrap()),
+        ("an empty store", |home| drop(plywood::store::Store::open(&home.path("state")).unwrap())),
+    ];
+    for (name, place) in places {
+        let home = Home::new();
+        place(&home);
+        let before = home.content();
+        assert!(home.expect(0, &["status"]).contains("no generation"), "{name}");
+        let status = home.status();
+        for key in ["next", "current", "lastGood"] {
+            assert!(status[key].is_null(), "{name}: {key}");
+        }
+        assert_eq!(status["generations"], serde_json::json!([]), "{name}");
+        assert_eq!(home.content(), before, "{name}");
+    }
+    let home = Home::new();
+    fs::write(home.path("state"), "").unwrap();
+    assert!(home.expect(1, &["status"]).contains("cannot read"), "a file is no store");
+}
+
+#[test]
+fn a_machine_that_plywood_did_not_boot_lists_no_generation() {
+    let list = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_plywood")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    assert!(list(&["list"]).starts_with(b"no generation"));
+    let json: serde_json::Value = serde_json::from_slice(&list(&["list", "--json"])).unwrap();
+    assert_eq!(
+        (&json["generation"], &json["extensions"]),
+        (&serde_json::Value::Null, &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn what_is_damaged_is_not_next() {
+    let home = Home::with_three();
+    for extension in ["a", "b"] {
+        home.apply(0, &[extension]);
+    }
+    fs::write(home.path("state/generations/2/extensions.yaml"), "").unwrap();
+    let status = home.status();
+    assert_eq!((&status["generations"][1]["state"], &status["next"]), (&"damaged".into(), &1.into()));
+    fs::remove_dir_all(home.path("state/layers")).unwrap();
+    assert_eq!(home.status()["next"], serde_json::Value::Null);
+}
+
 /// The JSON of `status` has what its schema asks for, and nothing else.
 #[test]
 fn status_is_as_its_schema_says() {

@@ -139,7 +139,7 @@ impl Job<'_> {
         let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
         let elsewhere = Store::open(scratch.path())?;
         let base = machine::base();
-        let existing = Store::open_existing(directory);
+        let existing = Store::open_existing(directory)?;
         let store = existing.as_ref().unwrap_or(&elsewhere);
         store.check_formats()?;
         let assembly = self.assembly(store, &elsewhere, &base);

@@ -86,6 +86,11 @@ pub fn proof_of(store: &Store, number: u32) -> Result<Proof, String> {
     store.generation_record(number).map(|record| record.proof).map_err(|error| kmsg::chain(&error))
 }
 
+/// The same of a generation that is complete; else why it cannot be booted.
+pub fn proof_if_whole(store: &Store, number: u32) -> Result<Proof, String> {
+    store.generation(number).map(|generation| generation.record().proof).map_err(|error| kmsg::chain(&error))
+}
+
 /// Why a generation is given up after so many attempts.
 pub fn exhausted(attempts: u32) -> String {
     format!("{attempts} boots of it were tried, and none was blessed")

@@ -12,11 +12,12 @@ use crate::config::{Config, Source};
 use crate::error::Error;
 use crate::store::{Blobs, GenerationError, Lock, Roots, Store, Swept, Trials};
 
-/// What would be booted next.
+/// What would be booted next: as a boot decides, which goes on to the next
+/// choice where one turns out to be damaged.
 pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
     let trials = store.trials_or_none()?;
     let numbers = store.generations()?;
-    let known = numbers.into_iter().map(|number| (number, decision::proof_of(store, number))).collect();
+    let known = numbers.into_iter().map(|number| (number, decision::proof_if_whole(store, number))).collect();
     let decision = decision::decide(&Situation {
         pinned: None,
         wanted: store.current().ok().flatten(),
@@ -141,5 +142,5 @@ pub fn open_existing(arguments: &cli::State) -> Result<Store, Error> {
             source: std::io::ErrorKind::NotFound.into(),
         })
     };
-    Store::open_existing(&path).ok_or_else(absent)
+    Store::open_existing(&path)?.ok_or_else(absent)
 }

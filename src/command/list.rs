@@ -1,7 +1,8 @@
 //! `plywood list`: the extensions of the running system.
 //!
 //! In: `/run/plywood/boot.json`, which the boot wrote, and the services for
-//! Talos in the root. Out: a table, or the same as JSON.
+//! Talos in the root. Out: a table, or the same as JSON; where plywood did not
+//! boot the machine, that there is no generation.
 
 use std::fs;
 use std::io;
@@ -80,7 +81,14 @@ pub fn report() -> Result<Report, Error> {
 
 /// Prints the running extensions.
 pub fn run(arguments: &cli::List) -> Result<(), Error> {
-    let report = report()?;
+    let report = match report() {
+        Err(Error::NotBooted { .. }) if !arguments.json => {
+            return super::print("no generation: plywood did not boot this machine");
+        }
+        // The same in JSON: none, and no extension.
+        Err(Error::NotBooted { .. }) => Report::default(),
+        report => report?,
+    };
     let services = services::of_root(Path::new("/"))?;
     if arguments.json {
         let mut facts = serde_json::json!(report);

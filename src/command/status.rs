@@ -3,11 +3,14 @@
 //! In: the store and `/run/plywood/boot.json`. Out: a table, or JSON as
 //! `docs/status.schema.json` describes it. Changes nothing and needs no lock.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::decision::Decision;
 use super::generations;
 use super::list::{self, Report};
+use super::machine;
 use crate::cli;
 use crate::error::Error;
 use crate::oci::Digest;
@@ -66,8 +69,11 @@ struct LayerRow {
 
 /// Prints the status.
 pub fn run(arguments: &cli::Status) -> Result<(), Error> {
-    let store = generations::open_existing(&arguments.state)?;
-    let status = Status::of(&store)?;
+    let directory = machine::state_directory(&arguments.state);
+    let status = match Store::open_existing(&directory)? {
+        Some(store) => Status::of(&store)?,
+        None => Status::without_store(&directory),
+    };
     match arguments.json {
         true => super::print(format_args!("{:#}", serde_json::json!(status))),
         false => super::print(status.table().trim_end()),
@@ -75,6 +81,20 @@ pub fn run(arguments: &cli::Status) -> Result<(), Error> {
 }
 
 impl Status {
+    /// Nothing was ever applied or booted here.
+    fn without_store(directory: &Path) -> Self {
+        let boot = list::report().ok();
+        Self {
+            state: Escaped::path(directory).to_string(),
+            running: boot.as_ref().and_then(|report| report.generation),
+            next: None,
+            current: None,
+            last_good: None,
+            boot,
+            generations: Vec::new(),
+        }
+    }
+
     fn of(store: &Store) -> Result<Self, Error> {
         let (Decision { choices, .. }, trials) = generations::next(store)?;
         let running = list::report().ok();

@@ -63,9 +63,14 @@ pub struct Lock {
 }
 
 impl Store {
-    /// Opens a state directory that is there, to read it.
-    pub fn open_existing(path: &Path) -> Option<Self> {
-        path.join("generations").is_dir().then(|| Self { path: path.into() })
+    /// Opens a state directory to read it; none if there is no store in it.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        let generations = path.join("generations");
+        match fs::read_dir(&generations) {
+            Ok(_) => Ok(Some(Self { path: path.into() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { action: "read", path: generations, source }),
+        }
     }
 
     /// Opens the state directory and makes what is missing in it.

@@ -119,7 +119,7 @@ impl<'a> Prepared<'a> {
                 text(&output)
             );
         }
-        if Store::open_existing(&machine.state()).is_some() {
+        if Store::open_existing(&machine.state()).unwrap().is_some() {
             machine.succeed(&["verify"], &context);
         }
         machine.succeed(self.case.command, &context);

@@ -187,7 +187,7 @@ pub type Summary = (Option<Vec<String>>, Option<u32>);
 
 /// Panics if what should be whole is not.
 pub fn summary(state: &Path) -> Summary {
-    let Some(store) = Store::open_existing(state) else { return (None, None) };
+    let Some(store) = Store::open_existing(state).unwrap() else { return (None, None) };
     let current = store.current().unwrap().map(|number| {
         let generation = store.generation(number).unwrap();
         generation.layers().iter().for_each(|(_, layer)| drop(layer.open().unwrap()));

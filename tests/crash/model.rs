@@ -345,7 +345,7 @@ fn every_crash_state_is_before_or_after() {
                     format!("{}: step {count} of {}: {step:?}\n{}", case.name, recording.steps.len(), names())
                 };
                 assert!(found == new || (found == old && !is_over), "{}\nfound {found:?}", context());
-                if let Some(store) = Store::open_existing(&state) {
+                if let Some(store) = Store::open_existing(&state).unwrap() {
                     let findings =
                         store.inspect().unwrap_or_else(|error| panic!("{}\n{error}", context())).findings;
                     assert!(findings.is_empty(), "{}\n{findings:?}", context());
