@@ -220,8 +220,17 @@ fn a_store_of_a_newer_plywood_is_not_changed() {
     let body = "{}";
     let digest = plywood::oci::Digest::sha256(format!("2\n{body}").as_bytes());
     fs::write(&record, format!("{{\"format\":2,\"digest\":\"{digest}\",\"record\":\n{body}\n}}\n")).unwrap();
+    let writers: [&[&str]; 5] = [
+        &["apply", "-f", "machine.yaml"],
+        &["gc"],
+        &["rollback", "1"],
+        &["verify", "--repair"],
+        &["pull", "dir:c"],
+    ];
+    // Not even what the last writer left half-written is touched.
+    fs::write(home.path("state/staging/1-0"), "half").unwrap();
     let before = home.content();
-    for arguments in [&["apply", "-f", "machine.yaml"][..], &["gc"], &["rollback", "1"]] {
+    for arguments in writers {
         let said = home.expect(1, arguments);
         assert!(said.contains("generation 2 was written by a newer plywood"), "{said}");
         assert_eq!(home.content(), before, "{arguments:?}");

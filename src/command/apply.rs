@@ -74,9 +74,7 @@ pub fn run(arguments: &cli::Apply) -> Result<Outcome, Error> {
     if arguments.dry_run {
         return job.show(&directory);
     }
-    let store = Store::open(&directory)?;
-    let lock = store.lock()?;
-    store.check_formats()?;
+    let (store, lock) = generations::open_to_change(&directory)?;
     let blobs = store.blobs()?;
     let change = job.perform(&store, &lock).inspect_err(|_| {
         if let Err(error) = store.keep_blobs(&lock, &blobs) {

@@ -4,6 +4,8 @@
 //! a smaller store. Invariant: what runs, what is known to be good and what
 //! boots next is never removed.
 
+use std::path::Path;
+
 use super::decision::{self, Decision, Situation};
 use super::list;
 use super::machine;
@@ -30,9 +32,7 @@ pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
 
 /// `plywood rollback [N]`: the generation that the next boot takes.
 pub fn rollback(arguments: &cli::Rollback) -> Result<(), Error> {
-    let store = Store::open(&machine::state_directory(&arguments.state))?;
-    let lock = store.lock()?;
-    store.check_formats()?;
+    let (store, lock) = open_to_change(&machine::state_directory(&arguments.state))?;
     let mut trials = store.trials_or_none()?;
     let current = store.current().ok().flatten();
     let number = match arguments.generation {
@@ -76,8 +76,7 @@ fn earlier(store: &Store, current: Option<u32>, trials: &Trials) -> Result<u32, 
 
 /// `plywood gc`: removes what no generation that is kept needs.
 pub fn gc(arguments: &cli::Gc) -> Result<(), Error> {
-    let store = Store::open(&machine::state_directory(&arguments.state))?;
-    let lock = store.lock()?;
+    let (store, lock) = open_to_change(&machine::state_directory(&arguments.state))?;
     let swept = sweep(&store, &lock, Blobs::Sweep)?;
     if arguments.json {
         return super::print(format_args!(
@@ -130,6 +129,25 @@ pub fn sweep_behind(store: &Store, lock: &Lock) {
         Ok(swept) if swept == Swept::default() => {}
         Ok(swept) => log::info!("removed {} generations, {} layers", swept.generations.len(), swept.layers),
         Err(error) => log::warn!("old generations stay: {}", error.chain()),
+    }
+}
+
+/// Opens the store and keeps others from changing it. One that a newer
+/// plywood wrote is refused before anything in it is touched.
+pub fn open_to_change(directory: &Path) -> Result<(Store, Lock), Error> {
+    refuse_newer(directory)?;
+    let store = Store::open(directory)?;
+    let lock = store.lock()?;
+    // Who held the lock until now may have been newer.
+    store.check_formats()?;
+    Ok((store, lock))
+}
+
+/// Fails if a newer plywood wrote what is in the state directory.
+pub fn refuse_newer(directory: &Path) -> Result<(), Error> {
+    match Store::open_existing(directory)? {
+        Some(store) => Ok(store.check_formats()?),
+        None => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ use std::slice::from_ref;
 use super::assemble::obtain_layer;
 use super::build::{ImageOptions, write_image};
 use super::credentials::add_auth_files;
+use super::generations;
 use super::list;
 use super::machine::{self, Machine, recipe};
 use super::progress::Console;
@@ -116,8 +117,10 @@ impl Scratch {
 /// store; changesets of a layout or archive stay where they are.
 pub fn pull(arguments: &cli::Pull) -> Result<(), Error> {
     let state = machine::state_directory(&arguments.state);
+    generations::refuse_newer(&state)?;
     let workshop = Workshop::open(&arguments.machine, &state, &arguments.images)?;
     let _lock = workshop.store.lock()?;
+    workshop.store.check_formats()?;
     let fetcher = workshop.fetcher();
     for source in &arguments.images {
         let image = fetcher.fetch(fetcher.resolve(source)?)?;

@@ -25,6 +25,7 @@ pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     let store = generations::open_existing(&arguments.state)?;
     let mut inspection = store.inspect()?;
     if arguments.repair && !inspection.findings.is_empty() {
+        store.check_formats()?;
         let lock = store.lock()?;
         repair(&store, &lock, &inspection)?;
         absolve(&store, &lock)?;
