@@ -70,7 +70,7 @@ pub struct Boot {
 
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The machine configuration; may be given several times
+    /// The machine configuration, `-` for standard input; may be given several times
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Show what would be done, and do nothing

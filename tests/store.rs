@@ -421,6 +421,33 @@ fn a_machine_that_plywood_did_not_boot_lists_no_generation() {
 }
 
 #[test]
+fn a_configuration_may_come_from_standard_input() {
+    let home = Home::with_three();
+    home.configure(&["a"], "");
+    let yaml = fs::read(home.path("machine.yaml")).unwrap();
+    let too_long = vec![b' '; plywood::config::MAX_BYTES + 1];
+    rustix::fs::mknodat(rustix::fs::CWD, home.path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let rows: [(&[&str], &[u8], i32, &str); 6] = [
+        (&["-f", "-"], &yaml, 0, "generation 1 is ready"),
+        (&["-f", "-"], &yaml, 3, "nothing to do"),
+        (&["-f", "-"], b"", 1, "standard input:1:1: this file holds no configuration"),
+        (&["-f", "-"], &too_long, 1, "cannot read standard input"),
+        (&["-f", "-", "-f", "-"], &yaml, 2, "standard input can be read only once"),
+        (&["-f", "fifo"], &yaml, 1, "it is not a regular file"),
+    ];
+    for (files, input, code, expected) in rows {
+        fs::write(home.path("input"), input).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+        command.arg("apply").args(files).args(["--state", "state"]).current_dir(home.0.path());
+        let output = command.stdin(File::open(home.path("input")).unwrap()).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{files:?}: {said}");
+        assert!(said.contains(expected), "{files:?}: {said}");
+    }
+}
+
+#[test]
 fn what_is_damaged_is_not_next() {
     let home = Home::with_three();
     for extension in ["a", "b"] {

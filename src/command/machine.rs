@@ -2,6 +2,7 @@
 //! its architecture and its clock, read once and passed on.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,9 @@ use crate::oci::registries::{Authorities, PROXY_VARIABLES, Proxies, ProxyError};
 use crate::store::Proof;
 use crate::sys::kmsg;
 use crate::sys::mount;
+
+/// What messages call a configuration that was given as `-`.
+const STANDARD_INPUT: &str = "standard input";
 
 /// Facts about the machine that extensions are for.
 #[derive(Clone, Debug)]
@@ -75,15 +79,18 @@ fn base_host(root: &Path) -> Host {
     Host::from_os_release(&text)
 }
 
-/// Reads configuration files that together are one configuration.
+/// Reads configuration files that together are one configuration; `-` is what
+/// standard input has.
 pub fn load_config(paths: &[PathBuf]) -> Result<(Config, Vec<Source>), Error> {
-    let sources = paths
-        .iter()
-        .map(|path| {
-            let text = read_bounded(path)?;
-            Ok(Source { name: path.display().to_string(), text })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let is_input = |path: &&PathBuf| path.as_os_str() == "-";
+    if paths.iter().filter(is_input).count() > 1 {
+        return Err(Error::Usage("standard input can be read only once".into()));
+    }
+    let load = |path: &PathBuf| match is_input(&path) {
+        true => Ok(Source { name: STANDARD_INPUT.into(), text: read_input(std::io::stdin().lock())? }),
+        false => Ok(Source { name: path.display().to_string(), text: read_bounded(path)? }),
+    };
+    let sources = paths.iter().map(load).collect::<Result<Vec<_>, Error>>()?;
     let config = parse_config(&sources)?;
     Ok((config, sources))
 }
@@ -110,6 +117,17 @@ pub fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
         return Err(failed(std::io::Error::other(what)));
     }
     fs::read(path).map_err(failed)
+}
+
+/// What comes in until its end, of no more bytes than a file may have.
+fn read_input(input: impl Read) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: STANDARD_INPUT.into(), source };
+    let mut text = Vec::new();
+    input.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    match text.len() > config::MAX_BYTES {
+        true => Err(failed(std::io::Error::other(format!("it is longer than {} bytes", config::MAX_BYTES)))),
+        false => Ok(text),
+    }
 }
 
 /// What a configuration and a machine mean for the layers built for them.
