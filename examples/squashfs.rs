@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         block_size: argument(2, "131072").parse()?,
     };
     let begin = Instant::now();
-    let mut writer = Writer::new(File::create(image)?, options)?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(image)?;
+    let mut writer = Writer::new(file, options)?;
     let mut bytes = 0;
     let root = read_directory(directory.as_ref(), &mut writer, &mut bytes)?;
     let summary = writer.finish(&root, Attributes::IMPLIED_DIRECTORY)?;

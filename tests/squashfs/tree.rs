@@ -73,7 +73,7 @@ pub fn write_with(
     contents: impl FnOnce(&mut Writer) -> Result<Directory, WriteError>,
 ) -> Result<Image, WriteError> {
     let directory = tempfile::tempdir().unwrap();
-    let file = std::fs::File::create(directory.path().join("image")).unwrap();
+    let file = std::fs::File::create_new(directory.path().join("image")).unwrap();
     let mut writer = Writer::new(file, options)?;
     let root = contents(&mut writer)?;
     let summary = writer.finish(&root, ROOT)?;

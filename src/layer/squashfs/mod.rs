@@ -102,7 +102,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts an image in `file`, which is overwritten from its first byte on.
+    /// Starts an image in `file`, which is overwritten from its first byte on
+    /// and read again where contents may be equal.
     pub fn new(file: File, options: Options) -> Result<Self, WriteError> {
         Self::start(Output::new(file, None), options)
     }

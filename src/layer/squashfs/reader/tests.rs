@@ -18,7 +18,7 @@ fn image() -> Vec<u8> {
         Options { compression: Compression::None, block_size: 4096, workers: std::num::NonZeroUsize::MIN };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
-    let mut writer = Writer::new(File::create(&path).unwrap(), options).unwrap();
+    let mut writer = Writer::new(File::create_new(&path).unwrap(), options).unwrap();
     let mut file =
         |bytes: &[u8]| TreeContent::File(writer.add_file(bytes.len() as u64, &mut &*bytes).unwrap());
     let node =
