@@ -7,6 +7,8 @@ TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RUSTFLAGS_VARIABLE := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS
 PLYWOOD := build/plywood
+# The manual and the completions, with what only they depend on.
+PACKAGING := --manifest-path packaging/Cargo.toml
 # In bytes.
 MAX_SIZE := 6291456
 CARGO_DENY_VERSION := 0.20.2
@@ -67,16 +69,20 @@ build/tools/bin/cargo-deny:
 
 check: build/tools/bin/cargo-deny
 	cargo fmt --all --check
+	cargo fmt $(PACKAGING) --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	CARGO_TARGET_DIR=$(TARGET_DIR) cargo clippy --locked $(PACKAGING) --all-targets -- -D warnings
 	cargo test --locked --lib --bins --test layout --test cli --test interrupted
-	cargo test --locked --package packaging
+	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING)
 	build/tools/bin/cargo-deny --locked check licenses bans sources
+	build/tools/bin/cargo-deny --locked $(PACKAGING) check --config deny.toml licenses bans sources
 
 assets: build
 	@qemu-tests/assets/make
 
 test: deps assets
 	cargo test --locked --workspace
+	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING)
 
 matrix: deps assets
 	cargo test --locked --package qemu-tests --test distros -- --include-ignored
