@@ -312,7 +312,7 @@ fn gc_removes_nothing_if_anything_is_unreadable() {
 #[test]
 fn verify_finds_every_kind_of_damage_and_repairs_layers() {
     type Damage = fn(&Home);
-    let damages: [(&str, Damage); 5] = [
+    let damages: [(&str, Damage); 11] = [
         ("flipped", |home| {
             let path = &home.layers()[0];
             let mut bytes = fs::read(path).unwrap();
@@ -337,6 +337,22 @@ fn verify_finds_every_kind_of_damage_and_repairs_layers() {
             fs::rename(path, home.path("elsewhere")).unwrap();
             symlink(home.path("elsewhere"), path).unwrap();
         }),
+        ("a directory", |home| put_directory(&home.layers()[0])),
+        ("a directory for its record", |home| put_directory(&home.layers()[0].with_extension("json"))),
+        ("a flipped hash tree", |home| {
+            let path = home.layers()[0].with_extension("verity");
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::write(path, bytes).unwrap();
+        }),
+        ("a missing hash tree", |home| {
+            fs::remove_file(home.layers()[0].with_extension("verity")).unwrap();
+        }),
+        ("a directory for a hash tree", |home| put_directory(&home.layers()[0].with_extension("verity"))),
+        ("a directory for a blob", |home| {
+            put_directory(&home.path(&format!("state/blobs/sha256/{}", "0".repeat(64))));
+        }),
     ];
     for (name, damage) in damages {
         let home = Home::with_three();
@@ -347,6 +363,40 @@ fn verify_finds_every_kind_of_damage_and_repairs_layers() {
         assert!(said.contains("the store is damaged in"), "{name}: {said}");
         home.expect(0, &["verify", "--repair"]);
         home.expect(0, &["verify"]);
+    }
+}
+
+/// Puts a directory with something in it in the place of a file.
+fn put_directory(path: &Path) {
+    if path.exists() {
+        fs::remove_file(path).unwrap();
+    }
+    fs::create_dir(path).unwrap();
+    fs::write(path.join("x"), "").unwrap();
+}
+
+#[test]
+fn verify_tells_of_pointers_to_nothing_and_of_strangers() {
+    let rows = [
+        ("current", "it names generation 999, which is not there"),
+        ("previous", "it names generation 999, which is not there"),
+        ("generations/x", "it is not known here"),
+        ("layers/x.sqsh", "it is not known here"),
+        ("blobs/sha256/x", "it is no blob"),
+    ];
+    for (name, expected) in rows {
+        let home = Home::with_three();
+        home.apply(0, &["a"]);
+        home.apply(0, &["b"]);
+        let path = home.path("state").join(name);
+        if path.exists() {
+            fs::remove_file(&path).unwrap();
+        }
+        symlink("generations/999", path).unwrap();
+        for arguments in [&["verify"][..], &["verify", "--repair"]] {
+            let said = home.expect(1, arguments);
+            assert!(said.contains(name) && said.contains(expected), "{name}: {said}");
+        }
     }
 }
 

@@ -6,6 +6,10 @@
 //! same key and the same bytes.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::assemble::obtain_layer;
 use super::generations;
@@ -15,21 +19,25 @@ use super::progress::Console;
 use crate::cli;
 use crate::error::Error;
 use crate::fetch::{self, Fetcher};
+use crate::layer::write_hash_tree;
 use crate::oci::ImageSource;
-use crate::store::{GenerationRecord, Inspection, LayerEntry, LayerKey, Lock, Store, Subject, Verdict};
+use crate::store::{
+    Finding, GenerationRecord, Inspection, Layer, LayerEntry, LayerKey, Lock, Store, Subject, Verdict,
+    digest_of,
+};
 use crate::text::Escaped;
 
 /// Checks everything; repairs it if `arguments` say so. Fails if something is
 /// wrong when it ends.
 pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     let store = generations::open_existing(&arguments.state)?;
-    let mut inspection = store.inspect()?;
+    let mut inspection = inspect(&store)?;
     if arguments.repair && !inspection.findings.is_empty() {
         store.check_formats()?;
         let lock = store.lock()?;
         repair(&store, &lock, &inspection)?;
         absolve(&store, &lock)?;
-        inspection = store.inspect()?;
+        inspection = inspect(&store)?;
     }
     if arguments.json {
         super::print(format_args!("{:#}", serde_json::json!(inspection)))?;
@@ -42,8 +50,36 @@ pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     }
 }
 
+/// Everything in the store, the layers' hash trees too.
+fn inspect(store: &Store) -> Result<Inspection, Error> {
+    let mut inspection = store.inspect()?;
+    for layer in std::mem::take(&mut inspection.whole) {
+        if let Err(error) = check_tree(&layer) {
+            let subject = Subject::HashTree(*layer.key());
+            inspection.findings.push(Finding { subject, problem: error.to_string() });
+        }
+    }
+    Ok(inspection)
+}
+
+/// Compares a layer's hash tree with the one that its content has.
+fn check_tree(layer: &Layer) -> io::Result<()> {
+    let Some(root) = &layer.record().verity_root else { return Ok(()) };
+    let squashfs = layer.open().map_err(io::Error::other)?;
+    let expected = File::from(memfd_create("verity", MemfdFlags::CLOEXEC)?);
+    if write_hash_tree(&squashfs, expected.try_clone()?)? != *root {
+        return Err(io::Error::other("the layer's record names another root hash"));
+    }
+    let stored = layer.open_verity()?;
+    let is_as_long = stored.metadata()?.len() == expected.metadata()?.len();
+    match is_as_long && digest_of(stored)? == digest_of(expected)? {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not that of the layer")),
+    }
+}
+
 fn table(inspection: &Inspection) -> String {
-    let Inspection { generations, layers, blobs, bytes, findings } = inspection;
+    let Inspection { generations, layers, blobs, bytes, findings, .. } = inspection;
     let mut lines: Vec<_> =
         findings.iter().map(|finding| format!("{}: {}", finding.subject, finding.problem)).collect();
     let size = list::size(*bytes);
@@ -60,6 +96,7 @@ fn repair(store: &Store, lock: &Lock, inspection: &Inspection) -> Result<(), Err
             Subject::Blob(digest) => store
                 .remove_blob(digest)
                 .map_err(|source| Error::Write { path: format!("blob {digest}").into(), source })?,
+            Subject::HashTree(key) => remake_tree(store, lock, key)?,
             Subject::Generation(_) | Subject::File(_) => {}
         }
     }
@@ -72,6 +109,15 @@ fn repair(store: &Store, lock: &Lock, inspection: &Inspection) -> Result<(), Err
             }
         }
     }
+    Ok(())
+}
+
+/// Computes the hash tree of a layer that is whole again.
+fn remake_tree(store: &Store, lock: &Lock, key: &LayerKey) -> Result<(), Error> {
+    let Some(layer) = store.layer(key) else { return Ok(()) };
+    let squashfs = layer.open()?;
+    store.replace_verity(lock, &layer, |tree| write_hash_tree(&squashfs, tree).map(drop))?;
+    log::warn!("the hash tree of layer {key} is repaired");
     Ok(())
 }
 
@@ -97,9 +143,7 @@ fn remake(store: &Store, lock: &Lock, record: &GenerationRecord, entry: &LayerEn
     if key != entry.key {
         return Err(other_layer(&key));
     }
-    if store.has_layer_file(&key) {
-        store.remove_layer(lock, &key)?;
-    }
+    store.remove_layer(lock, &key)?;
     let layer = obtain_layer(&fetcher, resolved, store, &recipe)?;
     if layer.record().digest == entry.digest { Ok(()) } else { Err(other_layer(&key)) }
 }

@@ -22,3 +22,4 @@ mod verity;
 pub mod version;
 
 pub use build::{BuildError, Cause, Recipe, Unfit, Verity, build, check_fits, manifest_of};
+pub use verity::write_hash_tree;

@@ -28,6 +28,23 @@ const HASH: usize = 32;
 /// Leaves that are kept until they are written together, in bytes.
 const BUFFER: usize = 16 * BLOCK;
 
+/// Writes the hash tree of a finished `squashfs` to `tree`, which is empty and
+/// open for reading, too; returns the root hash.
+pub fn write_hash_tree(squashfs: &File, tree: File) -> io::Result<Digest> {
+    let mut hashes = HashTree::new(tree);
+    let mut buffer = vec![0; BUFFER];
+    let mut at = 0;
+    loop {
+        match squashfs.read_at(&mut buffer, at)? {
+            0 => return hashes.finish(&[]),
+            count => {
+                hashes.append(&buffer[..count])?;
+                at += count as u64;
+            }
+        }
+    }
+}
+
 /// The hash tree of a file that is being written.
 pub(super) struct HashTree {
     file: File,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Lock, Store};
+use super::{Lock, Store, remove_any};
 use crate::oci::{Descriptor, Digest, HashingWriter, VerifyingReader};
 
 /// Content with a digest, somewhere in a file: in the store, in an image
@@ -149,12 +149,9 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a blob that is no longer needed, if it is there.
+    /// Removes a blob that is no longer needed, or whatever is in its place.
     pub fn remove_blob(&self, digest: &Digest) -> io::Result<()> {
-        match fs::remove_file(self.blob_path(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        remove_any(&self.blob_path(digest))
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -317,9 +317,11 @@ impl Store {
         let target = |number: u32| Path::new("generations").join(number.to_string());
         let replaced = match self.current() {
             Ok(Some(current)) if current == number => return Ok(()),
-            Ok(Some(current)) => self.replace_link("previous", &target(current)),
+            Ok(Some(current)) if self.generation_path(current).is_dir() => {
+                self.replace_link("previous", &target(current))
+            }
             // There is nothing that could be gone back to.
-            Ok(None) | Err(_) => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         };
         replaced
             .and_then(|()| self.replace_link("current", &target(number)))
@@ -348,6 +350,11 @@ impl Store {
     pub(super) fn generation_path(&self, number: u32) -> PathBuf {
         self.path.join("generations").join(number.to_string())
     }
+}
+
+/// Whether `name` is a generation's, as it is written.
+pub(super) fn is_number(name: &str) -> bool {
+    name.parse::<u32>().is_ok_and(|number| number.to_string() == name)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{GenerationError, LayerKey, Store};
+use super::generation::is_number;
+use super::{GenerationError, Layer, LayerKey, Store};
 use crate::oci::Digest;
 use crate::text::Escaped;
 
@@ -29,6 +30,8 @@ pub struct Finding {
 pub enum Subject {
     Generation(u32),
     Layer(LayerKey),
+    /// A layer's dm-verity tree.
+    HashTree(LayerKey),
     Blob(Digest),
     /// A file that is none of these.
     File(String),
@@ -39,6 +42,7 @@ impl std::fmt::Display for Subject {
         match self {
             Self::Generation(number) => write!(f, "generation {number}"),
             Self::Layer(key) => write!(f, "layer {key}"),
+            Self::HashTree(key) => write!(f, "hash tree of layer {key}"),
             Self::Blob(digest) => write!(f, "blob {digest}"),
             Self::File(name) => write!(f, "{name}"),
         }
@@ -55,12 +59,18 @@ pub struct Inspection {
     /// Bytes of layers and blobs.
     pub bytes: u64,
     pub findings: Vec<Finding>,
+    /// Layers in which nothing is wrong. Their hash trees were not read.
+    #[serde(skip)]
+    pub whole: Vec<Layer>,
 }
 
 impl Inspection {
     fn find(&mut self, subject: Subject, problem: &dyn std::error::Error) {
-        let problem = crate::sys::kmsg::chain(problem);
-        self.findings.push(Finding { subject, problem });
+        self.note(subject, crate::sys::kmsg::chain(problem));
+    }
+
+    fn note(&mut self, subject: Subject, problem: impl Into<String>) {
+        self.findings.push(Finding { subject, problem: problem.into() });
     }
 }
 
@@ -69,7 +79,8 @@ impl Store {
     pub fn inspect(&self) -> Result<Inspection, GenerationError> {
         let mut inspection = Inspection::default();
         let mut keys = BTreeSet::new();
-        for number in self.generations()? {
+        let numbers = self.generations()?;
+        for number in numbers.iter().copied() {
             inspection.generations += 1;
             match self.generation_record(number) {
                 Ok(record) => keys.extend(record.layers.iter().map(|entry| entry.key)),
@@ -82,7 +93,9 @@ impl Store {
                 inspection.find(Subject::Generation(number), &error);
             }
         }
-        self.inspect_pointers(&mut inspection);
+        self.inspect_pointers(&numbers, &mut inspection);
+        self.inspect_names("generations", is_number, &mut inspection);
+        self.inspect_names("layers", LayerKey::names_file, &mut inspection);
         for key in keys {
             self.inspect_layer(&key, &mut inspection);
         }
@@ -92,10 +105,15 @@ impl Store {
         Ok(inspection)
     }
 
-    fn inspect_pointers(&self, inspection: &mut Inspection) {
+    fn inspect_pointers(&self, numbers: &[u32], inspection: &mut Inspection) {
         for (name, pointer) in [("current", self.current()), ("previous", self.previous())] {
-            if let Err(error) = pointer {
-                inspection.find(Subject::File(name.into()), &error);
+            let subject = Subject::File(name.into());
+            match pointer {
+                Ok(Some(number)) if !numbers.contains(&number) => {
+                    inspection.note(subject, format!("it names generation {number}, which is not there"));
+                }
+                Ok(_) => {}
+                Err(error) => inspection.find(subject, &error),
             }
         }
         if let Err(error) = self.trials() {
@@ -106,40 +124,58 @@ impl Store {
     fn inspect_layer(&self, key: &LayerKey, inspection: &mut Inspection) {
         inspection.layers += 1;
         let Some(layer) = self.layer(key) else {
-            let problem = "it is missing, or its record does not fit".to_owned();
-            return inspection.findings.push(Finding { subject: Subject::Layer(*key), problem });
+            return inspection.note(Subject::Layer(*key), "it is missing, or its record does not fit");
         };
         inspection.bytes = inspection.bytes.saturating_add(layer.record().size);
-        if let Err(error) = layer.open() {
-            inspection.find(Subject::Layer(*key), &error);
+        match layer.open() {
+            Ok(_) => inspection.whole.push(layer),
+            Err(error) => inspection.find(Subject::Layer(*key), &error),
+        }
+    }
+
+    /// Reports what has a name that nothing there has.
+    fn inspect_names(&self, directory: &str, is_known: fn(&str) -> bool, inspection: &mut Inspection) {
+        let directory = self.path.join(directory);
+        for path in entries(&directory, inspection) {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_known) {
+                inspection.note(Subject::File(shown(&path)), "it is not known here");
+            }
         }
     }
 
     fn inspect_blobs(&self, algorithm: &str, inspection: &mut Inspection) {
         let directory = self.path.join("blobs").join(algorithm);
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) => return inspection.find(Subject::File(shown(&directory)), &error),
-        };
-        for entry in entries {
-            match entry {
-                Ok(entry) => self.inspect_blob(algorithm, &entry.path(), inspection),
-                Err(error) => inspection.find(Subject::File(shown(&directory)), &error),
-            }
+        for path in entries(&directory, inspection) {
+            self.inspect_blob(algorithm, &path, inspection);
         }
     }
 
     fn inspect_blob(&self, algorithm: &str, path: &Path, inspection: &mut Inspection) {
         let hex = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let blob = format!("{algorithm}:{hex}").parse().ok().and_then(|digest| self.blob(&digest));
-        let Some(blob) = blob else {
-            let problem = "it is no blob".to_owned();
-            return inspection.findings.push(Finding { subject: Subject::File(shown(path)), problem });
+        let Ok(digest) = format!("{algorithm}:{hex}").parse() else {
+            return inspection.note(Subject::File(shown(path)), "it is no blob");
+        };
+        let Some(blob) = self.blob(&digest) else {
+            return inspection.note(Subject::Blob(digest), "it is not a regular file");
         };
         inspection.blobs += 1;
         inspection.bytes = inspection.bytes.saturating_add(blob.size());
         if let Err(error) = blob.open_checked() {
             inspection.find(Subject::Blob(*blob.digest()), &error);
+        }
+    }
+}
+
+/// What is in a directory, as far as it can be read.
+fn entries(directory: &Path, inspection: &mut Inspection) -> Vec<PathBuf> {
+    let mut failed = |error| inspection.find(Subject::File(shown(directory)), &error);
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            entries.filter_map(|entry| entry.map(|entry| entry.path()).map_err(&mut failed).ok()).collect()
+        }
+        Err(error) => {
+            failed(error);
+            Vec::new()
         }
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lock, Staged, Store, record, sync_parent};
+use super::{Lock, Staged, Store, record, remove_any, sync_parent};
 use crate::oci::{Digest, VerifyingReader};
 use crate::sys::threads;
 use crate::text::Escaped;
@@ -34,6 +34,12 @@ impl LayerKey {
 }
 
 impl LayerKey {
+    /// Whether a file of this name belongs to a layer.
+    pub(super) fn names_file(name: &str) -> bool {
+        let extension = name.split_once('.').filter(|(key, _)| Self::is_one(key)).map(|(_, rest)| rest);
+        matches!(extension, Some("sqsh" | "verity" | "json"))
+    }
+
     /// Whether `text` is a key as files are named by it.
     pub(super) fn is_one(text: &str) -> bool {
         text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -150,6 +156,11 @@ impl Layer {
 }
 
 impl Layer {
+    /// Opens the dm-verity tree. Nothing of it has been checked yet.
+    pub fn open_verity(&self) -> io::Result<File> {
+        record::open_trusted(&verity_path(&self.path))
+    }
+
     /// Moves the squashfs out of the store, to `path` on the same file system.
     /// The layer is no longer in the store then.
     pub fn export(&self, path: &Path) -> Result<(), LayerError> {
@@ -187,15 +198,33 @@ impl LayerError {
 }
 
 impl Store {
-    /// Removes a layer that is of no use; what names it is damaged until it is
+    /// Removes a layer that is of no use, or whatever is in its place; what names it is damaged until it is
     /// built again.
     pub fn remove_layer(&self, _lock: &Lock, key: &LayerKey) -> Result<(), LayerError> {
         let path = self.layer_path(key);
-        let removed = fs::remove_file(&path).and_then(|()| match fs::remove_file(verity_path(&path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => sync_parent(&path),
-        });
+        // The image first: without it there is no layer.
+        let places = [&path, &verity_path(&path), &self.record_path(key)];
+        let removed = places.into_iter().try_for_each(|place| remove_any(place));
+        let removed = removed.and_then(|()| sync_parent(&path));
         removed.map_err(|source| LayerError::Io { action: "remove", key: *key, source })
+    }
+
+    /// Puts the hash tree that `write` makes in the place of a layer's.
+    pub fn replace_verity(
+        &self,
+        _lock: &Lock,
+        layer: &Layer,
+        write: impl FnOnce(File) -> io::Result<()>,
+    ) -> Result<(), LayerError> {
+        let path = verity_path(&layer.path);
+        let replaced = self.stage().and_then(|staged| {
+            write(staged.file.try_clone()?)?;
+            staged.file.set_permissions(Permissions::from_mode(0o400))?;
+            remove_any(&path)?;
+            staged.persist(&path)
+        });
+        let key = layer.key;
+        replaced.map_err(|source| LayerError::Io { action: "replace the hash tree of", key, source })
     }
 
     /// A place to build a layer in.
@@ -230,11 +259,6 @@ impl Store {
         let path = self.layer_path(key);
         let metadata = fs::symlink_metadata(&path).ok()?;
         (metadata.is_file() && metadata.len() == record.size).then_some(Layer { key: *key, path, record })
-    }
-
-    /// Whether there is something in the place of this layer's squashfs.
-    pub fn has_layer_file(&self, key: &LayerKey) -> bool {
-        fs::symlink_metadata(self.layer_path(key)).is_ok()
     }
 
     fn layer_path(&self, key: &LayerKey) -> PathBuf {

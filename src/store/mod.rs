@@ -232,6 +232,16 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what is at `path`, whatever it is, if it is anything.
+fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a name just given in `path`'s directory survive a crash.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {

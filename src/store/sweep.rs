@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::generation::is_number;
 use super::{
     BlobError, GenerationError, GenerationRecord, LayerKey, Lock, RecordError, Store, StoreError, sync_parent,
 };
@@ -78,7 +79,7 @@ impl Store {
         let mut trials = self.trials().map_err(SweepError::Trials)?;
         let records = self.all_records()?;
         let current = self.current().map_err(SweepError::Generation)?;
-        self.previous().map_err(SweepError::Generation)?;
+        let previous = self.previous().map_err(SweepError::Generation)?;
         let newest = records.iter().rev().take(roots.newest).map(|record| record.number);
         let mut kept: BTreeSet<u32> = newest.chain(roots.also.iter().copied()).collect();
         kept.extend(current.into_iter().chain(trials.last_good));
@@ -90,6 +91,11 @@ impl Store {
             Blobs::Sweep => self.unnamed_blobs(&keep)?,
         };
 
+        // A pointer may not name what goes. Alone, it tells that the other is lost.
+        let is_kept = |number| keep.iter().any(|record| record.number == number);
+        if current.is_some() && previous.is_some_and(|number| !is_kept(number)) {
+            remove(&self.path.join("previous"))?;
+        }
         // The generations first: nothing that is left names what goes.
         let mut swept = Swept::default();
         for record in &go {
@@ -115,7 +121,6 @@ impl Store {
     /// The records of all generations, oldest first.
     fn all_records(&self) -> Result<Vec<GenerationRecord>, SweepError> {
         for path in names(&self.path.join("generations"))? {
-            let is_number = |name: &str| name.parse::<u32>().is_ok_and(|number| number.to_string() == name);
             if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_number) {
                 return Err(SweepError::Unknown { path });
             }
