@@ -67,6 +67,9 @@ impl Progress for Console {
             Event::Unverified { authority } => {
                 log::warn!("the certificate of {authority} IS NOT VERIFIED, as the configuration says");
             }
+            Event::Unencrypted { authority } => {
+                log::warn!("the credentials for {authority} are sent UNENCRYPTED: its endpoint is http");
+            }
             Event::TokenServer { endpoint, host } => {
                 log::info!("{endpoint} sends us to {host} for a token");
             }

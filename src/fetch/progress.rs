@@ -29,6 +29,9 @@ pub enum Event<'a> {
     /// The server's certificate is not checked, because the configuration
     /// says so. Told once for each `host[:port]`.
     Unverified { authority: &'a str },
+    /// A password or token is sent over plain HTTP, because the configuration
+    /// gives both. Told once for each `host[:port]`.
+    Unencrypted { authority: &'a str },
     /// An endpoint sends us to this host for a token.
     TokenServer { endpoint: &'a str, host: &'a str },
 }

@@ -184,6 +184,9 @@ impl Client<'_> {
     ) -> Result<Answer<'l>, EndpointError> {
         limits.check()?;
         let agent = self.agent(&request.url)?;
+        if request.authorization.is_some() && !request.url.origin().https {
+            self.warn_of_plain_http(&request.url);
+        }
         let answer = match &request.form {
             None => agent.run(until(&agent, request.build("GET", ())?, limits.left())),
             Some(form) => agent.run(until(&agent, request.build("POST", form.clone())?, limits.left())),
@@ -196,6 +199,13 @@ impl Client<'_> {
             url: request.url.clone(),
             body: Body::new(body, limits),
         })
+    }
+
+    fn warn_of_plain_http(&self, url: &Url) {
+        let authority = url.authority();
+        if lock(&self.unencrypted).insert(authority.into()) {
+            self.progress.report(Event::Unencrypted { authority: &Escaped::new(authority).to_string() });
+        }
     }
 
     /// The connections to a URL's host.

@@ -51,6 +51,8 @@ pub(super) struct Client<'a> {
     authorizations: Mutex<HashMap<(String, String), Secret>>,
     /// Token servers that were reported.
     reported: Mutex<HashSet<String>>,
+    /// Hosts that get credentials over plain HTTP, as was reported.
+    unencrypted: Mutex<HashSet<String>>,
     /// Endpoints that have something else under a blob's digest.
     refused: Mutex<HashSet<(String, Digest)>>,
 }
@@ -70,6 +72,7 @@ impl<'a> Client<'a> {
             agents: Mutex::default(),
             authorizations: Mutex::default(),
             reported: Mutex::default(),
+            unencrypted: Mutex::default(),
             refused: Mutex::default(),
         }
     }
