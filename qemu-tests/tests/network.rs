@@ -112,7 +112,7 @@ fn a_clock_of_1970_is_set_by_the_build_and_by_the_store() {
     let state = Disk::empty("clock", "PLYWOOD");
     let machine = |name| fetching(name, &registry).network(Network::User).append(STATE).disk(state.clone());
     machine("clock-1st").boot().powered_off().expect(&says::greeting("hello"));
-    let yaml = config(&registry, &[hello(), Extension::new("other")]);
+    let yaml = config(&registry, &[Extension::new("other")]);
     let said = machine("clock-2nd").config(&yaml).clock("1970-01-01").boot().powered_off();
     said.expect("plywood: clock: was at 1970-01-01 *, when plywood was built");
     said.expect("plywood: clock: was at *, the newest change of the store");
