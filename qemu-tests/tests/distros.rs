@@ -42,7 +42,8 @@ fn extensions() -> [Extension; 2] {
 
 /// Writes go to memory, so that packages can be installed for a try.
 const CONFIG: &str = "version: v1alpha1\nmachine:\n  install:\n    extensions:\n      \
-    - image: oci:/extensions/hello\n      - image: oci:/extensions/brought\nplywood: {overlay: {writable: tmpfs}}\n";
+    - image: oci:/extensions/hello\n      - image: oci:/extensions/brought\n        \
+    overrides: [/usr/local/share/guest/winner]\nplywood: {overlay: {writable: tmpfs}}\n";
 
 /// One row of the matrix: a kernel with its Debian, what starts it, and what
 /// made the initramfs.
