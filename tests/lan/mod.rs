@@ -61,6 +61,8 @@ impl Host {
 /// `address` and sends everything there. The host's end stays down.
 pub fn cable(host: &Host, device: &str, peer: &Host, address: &str) {
     host.ip(&format!("link add {device} type veth peer name eth0 netns {}", peer.thread));
+    // The only address of the link: the kernel may send from any that it has.
+    peer.ip("link set eth0 addrgenmode none");
     peer.ip("addr add fe80::1/64 dev eth0 nodad");
     peer.ip(&format!("addr add {address} dev eth0"));
     peer.ip("link set eth0 up");
