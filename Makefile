@@ -80,9 +80,15 @@ check: build/tools/bin/cargo-deny
 assets: build
 	@qemu-tests/assets/make
 
-test: deps assets
-	cargo test --locked --workspace
-	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING)
+# Making the assets leaves a core idle, and what needs no machine mostly waits:
+# so each goes on beside something else, with its own account at the end.
+test: deps build
+	@cargo test --locked --workspace --no-run & compiling=$$!; qemu-tests/assets/make && wait $$compiling
+	@cargo test --locked --package qemu-tests --no-fail-fast >build/machines.log 2>&1 & machines=$$!; status=0; \
+	cargo test --locked --no-fail-fast || status=$$?; \
+	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING) || status=$$?; \
+	echo 'Tests in virtual machines:'; \
+	wait $$machines || status=$$?; cat build/machines.log; exit $$status
 
 matrix: deps assets
 	cargo test --locked --package qemu-tests --test distros -- --include-ignored
