@@ -198,8 +198,12 @@ pub fn selection(config: &Config, machine: &Machine) -> fetch::Selection {
 pub fn network(config: &Config) -> fetch::Network {
     let config::Timeouts { connect, first_byte, idle, total, longest_pause } = *config.timeouts();
     let config::Downloads { parallel, minimum_rate } = *config.downloads();
-    let mut roots = system_roots();
-    roots.extend(config.registries().trusted_roots.clone());
+    let trusted = config.registries().trusted_roots.clone();
+    let roots = fetch::Roots::new(|| {
+        let mut roots = system_roots();
+        roots.extend(trusted);
+        roots
+    });
     fetch::Network {
         timeouts: fetch::Timeouts {
             connect,
@@ -239,7 +243,7 @@ fn proxies_of_environment() -> Result<Proxies, Error> {
 
 /// The same where no configuration is known yet.
 pub fn network_before_config() -> fetch::Network {
-    fetch::Network { roots: system_roots(), ..fetch::Network::default() }
+    fetch::Network { roots: fetch::Roots::new(system_roots), ..fetch::Network::default() }
 }
 
 /// The certificates of the first bundle there is (Debian, Fedora, SUSE), else

@@ -26,7 +26,9 @@ pub use archive::ArchiveError;
 pub use error::{Attempt, Cause, FetchError, FileError};
 pub use packed::{Interrupted, Packed, Reader};
 pub use progress::{Event, Progress, Silent};
-pub use registry::{CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, TlsProblem};
+pub use registry::{
+    CertificateProblem, Detail, EndpointError, RealmRefusal, RedirectRefusal, Roots, TlsProblem,
+};
 
 use crate::limits::{Bound, Limits};
 use crate::oci::referrers::Referrer;
@@ -63,7 +65,7 @@ impl Selection {
 pub struct Network {
     pub timeouts: Timeouts,
     /// Whom to trust where the configuration names no CA for a host.
-    pub roots: Authorities,
+    pub roots: Roots,
     pub proxies: Proxies,
     pub downloads: Downloads,
 }
@@ -72,7 +74,7 @@ impl Default for Network {
     fn default() -> Self {
         Self {
             timeouts: Timeouts::default(),
-            roots: Authorities::compiled_in(),
+            roots: Roots::new(Authorities::compiled_in),
             proxies: Proxies::default(),
             downloads: Downloads::default(),
         }

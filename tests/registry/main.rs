@@ -12,7 +12,7 @@ mod token;
 use std::io::Read;
 use std::path::Path;
 
-use plywood::fetch::{Fetcher, Image, Machine, Network, Selection, Silent, resolve_stored};
+use plywood::fetch::{Fetcher, Image, Machine, Network, Roots, Selection, Silent, resolve_stored};
 use plywood::oci::registries::{
     Authorities, ClientIdentity, Credentials, Mirror, MirrorEndpoint, Secret, Tls,
 };
@@ -192,7 +192,8 @@ fn the_machines_roots_count_where_no_ca_is_configured() {
     let certificate = certificate(&ca, "IP:127.0.0.1", Validity::Now);
     let server = Server::start(&Access::Tls { certificate: &certificate, clients: None });
     let mut bench = Bench::new(&server.url("https"));
-    bench.network.roots.extend(authorities(&ca));
+    let trusted = authorities(&ca);
+    bench.network.roots = Roots::new(|| trusted);
     bench.fetch("registry.test/tools:amd64", "amd64").unwrap();
 }
 

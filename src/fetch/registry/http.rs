@@ -221,8 +221,8 @@ impl Client<'_> {
         if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
-        let config = tls::config(tls, &self.network.roots).map_err(EndpointError::Tls)?;
-        let agent = self.new_agent(config, self.proxy(url))?;
+        let config = https.then(|| tls::config(tls, &self.network.roots)).transpose();
+        let agent = self.new_agent(config.map_err(EndpointError::Tls)?, self.proxy(url))?;
         if tls.is_some_and(|tls| tls.insecure_skip_verify) {
             self.progress.report(Event::Unverified { authority });
         }
@@ -235,7 +235,7 @@ impl Client<'_> {
         self.network.proxies.proxy(Target { https, host: &host, port })
     }
 
-    fn new_agent(&self, tls: ClientConfig, proxy: Option<&Proxy>) -> Result<Agent, EndpointError> {
+    fn new_agent(&self, tls: Option<ClientConfig>, proxy: Option<&Proxy>) -> Result<Agent, EndpointError> {
         let timeouts = &self.network.timeouts;
         let proxy = proxy.map(connect_proxy).transpose();
         let config = Agent::config_builder()
@@ -256,9 +256,12 @@ impl Client<'_> {
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(Pace { idle: timeouts.idle, minimum: self.network.downloads.minimum_rate })
-                .chain(tls::TlsConnector(Arc::new(tls)));
-        Ok(Agent::with_parts(config, connector, SystemResolver::default()))
+                .chain(Pace { idle: timeouts.idle, minimum: self.network.downloads.minimum_rate });
+        let resolver = SystemResolver::default();
+        Ok(match tls.map(Arc::new) {
+            Some(tls) => Agent::with_parts(config, connector.chain(tls::TlsConnector(tls)), resolver),
+            None => Agent::with_parts(config, connector, resolver),
+        })
     }
 }
 

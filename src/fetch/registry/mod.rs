@@ -28,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::{Detail, EndpointError, RealmRefusal, RedirectRefusal};
-pub use tls::{CertificateProblem, TlsProblem};
+pub use tls::{CertificateProblem, Roots, TlsProblem};
 
 use super::{Network, Progress};
 use crate::limits::Limits;

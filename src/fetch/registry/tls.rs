@@ -6,7 +6,8 @@
 //! certificate goes unverified only where the configuration names the host
 //! for it.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
@@ -103,8 +104,25 @@ impl From<&CertificateError> for CertificateProblem {
     }
 }
 
+/// The machine's root certificates, which are looked for when the first
+/// certificate is to be checked: parsing them takes as long as many a fetch.
+#[derive(Clone)]
+pub struct Roots(Arc<LazyLock<Authorities, Box<dyn FnOnce() -> Authorities + Send>>>);
+
+impl Roots {
+    pub fn new(load: impl FnOnce() -> Authorities + Send + 'static) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(load))))
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Roots")
+    }
+}
+
 /// The settings of one host. Versions of TLS are 1.2 and 1.3.
-pub(super) fn config(tls: Option<&Tls>, roots: &Authorities) -> Result<ClientConfig, TlsProblem> {
+pub(super) fn config(tls: Option<&Tls>, roots: &Roots) -> Result<ClientConfig, TlsProblem> {
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -115,7 +133,7 @@ pub(super) fn config(tls: Option<&Tls>, roots: &Authorities) -> Result<ClientCon
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(schemes)))
         }
         _ => {
-            let roots = tls.and_then(|tls| tls.ca.as_ref()).unwrap_or(roots).to_store();
+            let roots = tls.and_then(|tls| tls.ca.as_ref()).unwrap_or_else(|| &roots.0).to_store();
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_webpki_verifier(verifier.map_err(|error| TlsProblem::Other(error.to_string()))?)
         }
