@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
-use plywood::layer::squashfs::{Compression, Options, Writer};
+use plywood::layer::squashfs::{Compression, Options, Workers, Writer};
 use plywood::layer::tree::{Attributes, Content, Directory, Node};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let argument = |at: usize, default: &str| options.get(at).map_or(default, String::as_str).to_owned();
     let options = Options {
-        workers: argument(0, "1").parse()?,
+        workers: Workers::new(argument(0, "1").parse()?),
         compression: parse_compression(&argument(1, "zstd:3"))?,
         block_size: argument(2, "131072").parse()?,
     };

@@ -6,24 +6,31 @@
 //! a registry has; nothing is committed before every extension is a layer or
 //! was left out as the configuration allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::collisions::{self, Claim, Collision, Collisions};
 use super::extensions_yaml;
 use super::kernel_modules;
 use super::machine::{self, Machine};
+use super::obtain::{Obtain, remove_blob};
 use super::progress::Console;
 use crate::config::{Config, OnFailure, Source};
 use crate::error::Error;
 use crate::fetch::{self, Fetcher, Network, Resolved};
-use crate::layer::{self, Recipe, Unfit};
+use crate::layer::{self, Builder, Recipe, Unfit};
 use crate::oci::{Digest, ImageSource, Registries};
 use crate::plan::{Action, Download, Inventory, Plan, Step, Version};
 use crate::store::{
     Draft, Generation, GenerationRecord, Layer, LayerEntry, Lock, Origin, Proof, Skipped, Store,
 };
-use crate::sys::kmsg;
+use crate::sys::{kmsg, threads};
+
+/// Images that are fetched and built at a time. Even where one keeps all cores
+/// busy, the next one's requests need not wait for it.
+const IMAGES_AT_ONCE: NonZeroU32 = NonZeroU32::new(4).unwrap();
 
 /// What a generation is assembled from.
 pub struct Assembly<'a> {
@@ -75,8 +82,10 @@ impl Assembly<'_> {
     /// documents of images only.
     pub fn downloads(&self, plan: &Plan) -> Result<BTreeMap<String, Download>, Error> {
         let mut downloads = BTreeMap::new();
+        let console = Console::default();
+        let fetcher = self.fetcher(self.store, &console, self.network.clone());
         for step in plan.steps().iter().filter(|step| step.action == Action::Obtain) {
-            match self.fetcher(&Console::default()).resolve(&step.source) {
+            match fetcher.resolve(&step.source) {
                 Ok(resolved) => {
                     let download = Download { image: *resolved.digest(), bytes: resolved.packed_bytes() };
                     downloads.insert(step.source.to_string(), download);
@@ -130,8 +139,8 @@ impl Assembly<'_> {
     /// Looks at an image on this machine, without keeping its content.
     fn resolve_here(&self, source: &ImageSource) -> Option<Resolved> {
         let console = Console::default();
-        let resolved = self.fetcher_into(self.notes, &console).resolve(source).ok()?;
-        remove_blobs(self.notes, &resolved.blobs().copied().collect::<Vec<_>>());
+        let resolved = self.fetcher(self.notes, &console, self.network.clone()).resolve(source).ok()?;
+        resolved.blobs().for_each(|digest| remove_blob(self.notes, digest));
         Some(resolved)
     }
 
@@ -143,101 +152,79 @@ impl Assembly<'_> {
         lock: &Lock,
         bring_up_network: &mut BringUpNetwork,
     ) -> Result<Generation, Error> {
-        let mut assembled = Assembled::default();
-        let mut network = Some(bring_up_network);
+        let (mut assembled, mut missing) = (Assembled::default(), Vec::new());
+        for step in plan.steps() {
+            match &step.action {
+                Action::Reuse { image, layer } => {
+                    log::info!("{:03} {}: using stored layer {}", step.number, step.source, layer.key());
+                    assembled.add(step, *image, layer.clone());
+                }
+                Action::Obtain => missing.push(step),
+            }
+        }
+        if missing.iter().any(|step| matches!(step.source, ImageSource::Registry(_)))
+            && let Err(error) = bring_up_network()
+        {
+            log::warn!("no network: {}", error.chain());
+        }
+        self.obtain_all(&missing, lock, &mut assembled)?;
+        self.commit(plan, lock, assembled)
+    }
+
+    /// Obtains several layers at a time.
+    fn obtain_all(&self, missing: &[&Step], lock: &Lock, assembled: &mut Assembled) -> Result<(), Error> {
         let console = match self.origin {
             Origin::Apply => Console::by_hand(),
             Origin::Boot => Console::default(),
         };
+        let most = self.network.downloads.parallel.min(IMAGES_AT_ONCE);
+        let wanted = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+        let at_once = NonZeroU32::new(wanted).map_or(NonZeroU32::MIN, |wanted| wanted.min(most));
+        let network = Network { images: at_once, ..self.network.clone() };
         // One for all, because it keeps connections and tokens.
-        let fetcher = self.fetcher(&console);
-        let mut found = Vec::new();
-        for step in plan.steps() {
-            match self.find(step, &fetcher, &mut network) {
-                Ok(it) => found.push((step, it)),
-                Err(error) => assembled.leave_out(step, error)?,
+        let fetcher = self.fetcher(self.store, &console, network);
+        let steps = missing.iter().map(|step| (*step, ())).collect();
+        let resolved = assembled.work(at_once, steps, |step, ()| {
+            log::info!("{:03} {}: resolving", step.number, step.source);
+            Ok(fetcher.resolve(&step.source)?)
+        })?;
+        self.check_space(&resolved)?;
+        let builder = Builder::new(self.recipe, self.store).at_a_time(at_once);
+        let obtain = Obtain::new(&fetcher, builder, &console, resolved.iter().map(|(_, image)| image));
+        // What is the same image is a stored layer after its first turn.
+        let mut seen = BTreeSet::new();
+        let (first, again) =
+            resolved.into_iter().partition(|(_, image): &(_, Resolved)| seen.insert(*image.chain_id()));
+        for images in [first, again] {
+            let obtained = assembled.work(at_once, images, |step, image| {
+                let digest = *image.digest();
+                let layer = obtain.layer(image)?;
+                self.check_modules(&layer, lock)?;
+                console.say(|| {
+                    let (number, source, key) = (step.number, &step.source, layer.key());
+                    let (bytes, title) = (layer.record().size, layer.record().title());
+                    log::info!("{number:03} {source}: layer {key} of {bytes} bytes, {title}");
+                });
+                Ok((digest, layer))
+            })?;
+            for (step, (image, layer)) in obtained {
+                assembled.add(step, image, layer);
             }
         }
-        self.check_space(&found)?;
-        for (step, it) in found {
-            match self.obtain(step, &fetcher, lock, it) {
-                Ok((image, layer)) => assembled.layers.push((self.entry(step, image, &layer), layer)),
-                Err(error) => assembled.leave_out(step, error)?,
-            }
-        }
-        self.commit(plan, lock, assembled)
-    }
-
-    fn entry(&self, step: &Step, image: Digest, layer: &Layer) -> LayerEntry {
-        LayerEntry {
-            number: step.number,
-            source: step.source.to_string(),
-            image,
-            key: *layer.key(),
-            digest: layer.record().digest,
-        }
-    }
-
-    /// The stored layer, or the image that it is to be built from.
-    fn find(
-        &self,
-        step: &Step,
-        fetcher: &Fetcher,
-        network: &mut Option<&mut BringUpNetwork>,
-    ) -> Result<Found, Error> {
-        if let Action::Reuse { image, layer } = &step.action {
-            log::info!("{:03} {}: using stored layer {}", step.number, step.source, layer.key());
-            return Ok(Found::Layer(*image, layer.clone()));
-        }
-        if matches!(step.source, ImageSource::Registry(_))
-            && let Some(bring_up) = network.take()
-            && let Err(error) = bring_up()
-        {
-            log::warn!("no network: {}", error.chain());
-        }
-        log::info!("{:03} {}: resolving", step.number, step.source);
-        let resolved = fetcher.resolve(&step.source)?;
-        Ok(Found::Image(Box::new(resolved)))
+        Ok(())
     }
 
     /// Fails if the store cannot hold what is to be fetched: a layer is about
     /// as long as its image is packed.
-    fn check_space(&self, found: &[(&Step, Found)]) -> Result<(), Error> {
-        let bytes = |(step, found): &(&Step, Found)| match (&step.source, found) {
-            (ImageSource::Registry(_), Found::Image(resolved)) => resolved.packed_bytes(),
-            _ => 0,
-        };
-        let needed = found.iter().map(bytes).fold(0, u64::saturating_add);
+    fn check_space(&self, resolved: &[(&Step, Resolved)]) -> Result<(), Error> {
+        let is_fetched = |step: &Step| matches!(step.source, ImageSource::Registry(_));
+        let fetched = resolved.iter().filter(|(step, _)| is_fetched(step));
+        let needed = fetched.map(|(_, image)| image.packed_bytes()).fold(0, u64::saturating_add);
         let free = self.store.free_bytes()?;
         match needed <= free {
             true => Ok(()),
             false => Err(Error::NoSpace { path: self.store.path().into(), needed, free }),
         }
-    }
-
-    fn obtain(
-        &self,
-        step: &Step,
-        fetcher: &Fetcher,
-        lock: &Lock,
-        found: Found,
-    ) -> Result<(Digest, Layer), Error> {
-        let resolved = match found {
-            Found::Layer(image, layer) => return Ok((image, layer)),
-            Found::Image(resolved) => *resolved,
-        };
-        let image = *resolved.digest();
-        let layer = obtain_layer(fetcher, resolved, self.store, self.recipe)?;
-        self.check_modules(&layer, lock)?;
-        log::info!(
-            "{:03} {}: layer {} of {} bytes, {}",
-            step.number,
-            step.source,
-            layer.key(),
-            layer.record().size,
-            layer.record().title(),
-        );
-        Ok((image, layer))
     }
 
     /// Removes a layer whose kernel modules are for another kernel, so that it
@@ -331,91 +318,20 @@ impl Assembly<'_> {
         !is_limited || self.proof.time_limit.is_some() || is_good()
     }
 
-    fn fetcher<'b>(&'b self, progress: &'b Console) -> Fetcher<'b> {
-        self.fetcher_into(self.store, progress)
-    }
-
-    fn fetcher_into<'b>(&'b self, store: &'b Store, progress: &'b Console) -> Fetcher<'b> {
+    fn fetcher<'b>(&'b self, store: &'b Store, progress: &'b Console, network: Network) -> Fetcher<'b> {
         Fetcher::new(fetch::Machine {
             store,
             registries: self.registries,
             selection: machine::selection(self.config, self.machine),
-            network: self.network.clone(),
+            network,
             progress,
         })
-    }
-}
-
-/// The layer for a resolved image: the stored one, or one that is fetched and
-/// built now. Blobs of changesets are dropped once they are a layer.
-pub fn obtain_layer(
-    fetcher: &Fetcher,
-    resolved: Resolved,
-    store: &Store,
-    recipe: &Recipe,
-) -> Result<Layer, Error> {
-    if let Some(layer) = store.layer(&recipe.key(resolved.chain_id())) {
-        let image = resolved.source().to_string();
-        return match layer::check_fits(&layer, recipe) {
-            Ok(()) => Ok(layer),
-            Err(source) => Err(Error::Unfit { image, source }),
-        };
-    }
-    let blobs: Vec<_> = resolved.blobs().copied().collect();
-    let layer = build_layer(fetcher, resolved, store, recipe)?;
-    note_compatibility(&layer);
-    remove_blobs(store, &blobs);
-    Ok(layer)
-}
-
-/// Builds while the image downloads. Where that turns out not to be the image,
-/// each endpoint is tried by itself, and the layer is built from what is
-/// verified then.
-fn build_layer(
-    fetcher: &Fetcher,
-    resolved: Resolved,
-    store: &Store,
-    recipe: &Recipe,
-) -> Result<Layer, Error> {
-    let image = fetcher.stream(resolved.clone())?;
-    let error = match layer::build(&image, recipe, store) {
-        Ok(layer) => return Ok(layer),
-        Err(error) => error,
-    };
-    match image.interrupted() {
-        Some(interrupted) if interrupted.elsewhere => {
-            log::warn!("{}; trying again from the start", kmsg::chain(&interrupted.error));
-            Ok(layer::build(&fetcher.fetch(resolved)?, recipe, store)?)
-        }
-        Some(interrupted) => Err(interrupted.error.into()),
-        None => Err(error.into()),
-    }
-}
-
-/// Removes changesets from the store: layers take their place.
-fn remove_blobs(store: &Store, blobs: &[Digest]) {
-    for digest in blobs {
-        if let Err(error) = store.remove_blob(digest) {
-            log::warn!("cannot remove blob {digest}, ignored: {error}");
-        }
-    }
-}
-
-fn note_compatibility(layer: &Layer) {
-    if layer::manifest_of(layer).is_ok_and(|manifest| manifest.metadata().compatibility.is_empty()) {
-        log::info!("extension {} does not say what it is compatible with", layer.record().name);
     }
 }
 
 fn recorded<'a>(generation: &'a GenerationRecord, source: &ImageSource) -> Option<&'a LayerEntry> {
     let name = source.to_string();
     generation.layers.iter().find(|entry| entry.source == name)
-}
-
-/// Where an extension's layer comes from.
-enum Found {
-    Layer(Digest, Layer),
-    Image(Box<Resolved>),
 }
 
 /// The layers of a generation to be, in mount order, and what is left out.
@@ -426,6 +342,44 @@ struct Assembled {
 }
 
 impl Assembled {
+    fn add(&mut self, step: &Step, image: Digest, layer: Layer) {
+        let (key, digest) = (*layer.key(), layer.record().digest);
+        let entry = LayerEntry { number: step.number, source: step.source.to_string(), image, key, digest };
+        self.layers.push((entry, layer));
+        self.layers.sort_by_key(|(entry, _)| entry.number);
+    }
+
+    /// Does `work` for so many steps at a time, and leaves out those for which
+    /// it fails and that may be left out. Of other failures the one of the
+    /// first step is reported, whichever came first.
+    fn work<'s, T: Send, R: Send>(
+        &mut self,
+        at_once: NonZeroU32,
+        steps: Vec<(&'s Step, T)>,
+        work: impl Fn(&'s Step, T) -> Result<R, Error> + Sync,
+    ) -> Result<Vec<(&'s Step, R)>, Error> {
+        // The first that has failed so far: what comes after it is not begun.
+        let failed = AtomicU16::new(u16::MAX);
+        let results = threads::for_all(steps, at_once.get() as usize, |(step, item)| {
+            if step.number > failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            let result = work(step, item);
+            if result.is_err() && step.on_failure != OnFailure::Skip {
+                failed.fetch_min(step.number, Ordering::Relaxed);
+            }
+            Some((step, result))
+        });
+        let mut done = Vec::new();
+        for (step, result) in results.into_iter().flatten() {
+            match result {
+                Ok(it) => done.push((step, it)),
+                Err(error) => self.leave_out(step, error)?,
+            }
+        }
+        Ok(done)
+    }
+
     /// Leaves an extension out, if its configuration allows that.
     fn leave_out(&mut self, step: &Step, error: Error) -> Result<(), Error> {
         if step.on_failure != OnFailure::Skip {

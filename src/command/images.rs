@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::slice::from_ref;
 
-use super::assemble::obtain_layer;
 use super::build::{ImageOptions, write_image};
 use super::credentials::add_auth_files;
 use super::generations;
 use super::list;
 use super::machine::{self, Machine, recipe};
+use super::obtain::Obtain;
 use super::progress::Console;
 use super::services;
 use super::unpack;
@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::fetch::{self, Content, Fetcher, Network, Resolved};
 use crate::layer::rules::Violations;
-use crate::layer::{self, BuildError, Cause, Recipe, Unfit, Verity};
+use crate::layer::{self, BuildError, Builder, Cause, Recipe, Unfit, Verity};
 use crate::oci::referrers::Referrer;
 use crate::oci::{ImageSource, Registries, manifest};
 use crate::store::{Layer, Store};
@@ -78,7 +78,8 @@ impl Workshop {
     fn layer(&self, image: &ImageSource) -> Result<Layer, Error> {
         let fetcher = self.fetcher();
         let resolved = fetcher.resolve(image)?;
-        obtain_layer(&fetcher, resolved, &self.store, &self.recipe)
+        let builder = Builder::new(&self.recipe, &self.store);
+        Obtain::new(&fetcher, builder, &self.console, []).layer(resolved)
     }
 }
 

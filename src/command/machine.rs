@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -216,6 +217,7 @@ pub fn network(config: &Config) -> fetch::Network {
         roots,
         proxies: config.proxies().clone(),
         downloads: fetch::Downloads { parallel, minimum_rate },
+        images: NonZeroU32::MIN,
     }
 }
 

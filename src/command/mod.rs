@@ -19,6 +19,7 @@ mod initramfs;
 pub mod kernel_modules;
 mod list;
 pub mod machine;
+mod obtain;
 mod progress;
 mod services;
 mod status;

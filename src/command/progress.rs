@@ -2,7 +2,8 @@
 //! seconds elsewhere.
 //!
 //! In: [`Event`]s. Out: lines of log, and the bar on standard error, one for
-//! all blobs of an image. Invariant: whatever is logged, a bar is gone before.
+//! all blobs that are fetched at a time, of however many images. Invariant:
+//! whatever is logged meanwhile, a bar is gone before.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
@@ -57,7 +58,7 @@ impl Progress for Console {
         match event {
             Event::Started { image, blobs, bytes } => {
                 log::info!("{image}: fetching {blobs} blobs, {bytes} bytes");
-                *download = Download { total: bytes, said: Some(Instant::now()), ..Download::default() };
+                download.add(bytes);
             }
             Event::Received(_) | Event::Discarded(_) => {}
             Event::Stored { digest, endpoint } => log::debug!("stored {digest} from {endpoint}"),
@@ -84,6 +85,13 @@ impl Console {
         Self { style, download: Mutex::default() }
     }
 
+    /// For whoever logs while something may be downloading.
+    pub fn say(&self, say: impl FnOnce()) {
+        let mut download = self.download.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        download.erase();
+        say();
+    }
+
     fn received(&self, download: &mut Download, bytes: u64) {
         download.received += bytes;
         let complete = download.received >= download.total;
@@ -102,6 +110,15 @@ impl Console {
 }
 
 impl Download {
+    /// Counts bytes that are to come, with those that still are.
+    fn add(&mut self, bytes: u64) {
+        if self.received >= self.total {
+            (self.received, self.total) = (0, 0);
+        }
+        self.total = self.total.saturating_add(bytes);
+        self.said = Some(Instant::now());
+    }
+
     fn draw(&mut self) {
         self.drawn = true;
         print(&format!("{ERASE}{}", bar(self.received, self.total)));
@@ -137,6 +154,16 @@ fn bar(received: u64, total: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_download_begins_anew_only_when_there_is_none() {
+        let mut download = Download::default();
+        for (bytes, received, expected) in [(10, 4, (4, 10)), (5, 11, (15, 15)), (7, 0, (0, 7))] {
+            download.add(bytes);
+            download.received += received;
+            assert_eq!((download.received, download.total), expected);
+        }
+    }
 
     #[test]
     fn a_bar_is_as_full_as_the_download() {

@@ -11,15 +11,15 @@ use std::io;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::assemble::obtain_layer;
 use super::generations;
 use super::list;
 use super::machine::{self, Machine};
+use super::obtain::Obtain;
 use super::progress::Console;
 use crate::cli;
 use crate::error::Error;
 use crate::fetch::{self, Fetcher};
-use crate::layer::write_hash_tree;
+use crate::layer::{Builder, write_hash_tree};
 use crate::oci::ImageSource;
 use crate::store::{
     Finding, GenerationRecord, Inspection, Layer, LayerEntry, LayerKey, Lock, Store, Subject, Verdict,
@@ -144,7 +144,7 @@ fn remake(store: &Store, lock: &Lock, record: &GenerationRecord, entry: &LayerEn
         return Err(other_layer(&key));
     }
     store.remove_layer(lock, &key)?;
-    let layer = obtain_layer(&fetcher, resolved, store, &recipe)?;
+    let layer = Obtain::new(&fetcher, Builder::new(&recipe, store), &console, []).layer(resolved)?;
     if layer.record().digest == entry.digest { Ok(()) } else { Err(other_layer(&key)) }
 }
 

@@ -153,7 +153,7 @@ impl Default for Timeouts {
 /// How blobs are downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Downloads {
-    /// Blobs of an image at a time.
+    /// Blobs at a time.
     pub parallel: NonZeroU32,
     /// In bytes a second. A slower endpoint counts as idle.
     pub minimum_rate: u64,

@@ -68,6 +68,9 @@ pub struct Network {
     pub roots: Roots,
     pub proxies: Proxies,
     pub downloads: Downloads,
+    /// Images that are fetched at a time. They share the downloads, and the
+    /// line: each may take so many times as long as if it was alone.
+    pub images: NonZeroU32,
 }
 
 impl Default for Network {
@@ -77,7 +80,20 @@ impl Default for Network {
             roots: Roots::new(Authorities::compiled_in),
             proxies: Proxies::default(),
             downloads: Downloads::default(),
+            images: NonZeroU32::MIN,
         }
+    }
+}
+
+impl Network {
+    /// Blobs of one image at a time.
+    fn blobs_at_a_time(&self) -> usize {
+        usize::try_from(self.downloads.parallel.get() / self.images).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Least bytes a second of a body over twice [`Timeouts::idle`].
+    fn minimum_rate(&self) -> u64 {
+        self.downloads.minimum_rate / u64::from(self.images.get())
     }
 }
 
@@ -114,7 +130,7 @@ impl Default for Timeouts {
 /// How blobs are downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Downloads {
-    /// Blobs of an image at a time.
+    /// Blobs at a time.
     pub parallel: NonZeroU32,
     /// Least bytes a second of a body over twice [`Timeouts::idle`]. One that
     /// is slower counts as idle.
@@ -255,11 +271,11 @@ impl<'a> Fetcher<'a> {
             |blob: &&Descriptor| wanted.iter().filter(|other| other.digest == blob.digest).count() > 1;
         // What is read more than once is asked for once.
         let repeated: Vec<_> = wanted.iter().copied().filter(is_repeated).collect();
-        self.client.pull(reference).download(self.store, &resolved.source, &repeated)?;
+        self.client.pull_blobs(reference).download(self.store, &resolved.source, &repeated)?;
         let missing = |blob: &&Descriptor| self.store.blob(&blob.digest).is_none();
         let missing: Vec<_> = wanted.iter().copied().filter(missing).collect();
         let mut remote =
-            self.client.pull(reference).remote(&resolved.source, &missing).into_iter().peekable();
+            self.client.pull_blobs(reference).remote(&resolved.source, &missing).into_iter().peekable();
         let packed = |blob: &Descriptor| match remote.next_if(|remote| remote.wanted().digest == blob.digest)
         {
             Some(remote) => Ok(Packed::remote(remote)),
@@ -274,7 +290,7 @@ impl<'a> Fetcher<'a> {
         let limits = &self.selection.limits;
         match &resolved.source {
             ImageSource::Registry(reference) => {
-                self.client.pull(reference).download(self.store, &resolved.source, &wanted)
+                self.client.pull_blobs(reference).download(self.store, &resolved.source, &wanted)
             }
             ImageSource::OciLayout { directory, .. } => {
                 layout::locate(&layout::Directory::open(directory, limits)?, &wanted)

@@ -7,15 +7,16 @@
 //! matched and every rule held.
 
 use std::io::{self, Read};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use super::changeset::{ChangesetError, FlattenError, ImageTree, Stack};
 use super::manifest::{Host, Incompatible, Manifest};
 use super::meter::Meter;
 use super::places;
 use super::raw::{self, Form, RawError, Terms};
+use super::room::{Room, Share};
 use super::rules::{self, Rules, RulesHost, Violations};
-use super::squashfs::{self, Compression, FileId, WriteError, Writer};
+use super::squashfs::{self, Compression, FileId, Workers, WriteError, Writer};
 use super::tar::EntryPath;
 use super::tree::{Attributes, Content, Directory};
 use super::unpack::{Unpacked, Unpacker};
@@ -115,10 +116,9 @@ impl Recipe {
         ))
     }
 
-    fn options(&self) -> squashfs::Options {
+    fn workers(&self) -> Workers {
         let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let workers = processors.min(most_workers(self.compression, self.block_size));
-        squashfs::Options { compression: self.compression, block_size: self.block_size, workers }
+        Workers::new(processors.min(most_workers(self.compression, self.block_size)))
     }
 }
 
@@ -133,12 +133,51 @@ fn most_workers(compression: Compression, block_size: u32) -> NonZeroUsize {
     NonZeroUsize::new(MEMORY / (tables + 8 * block_size as usize)).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Builds `image`'s layer and commits it to `store`.
-pub fn build(image: &Image, recipe: &Recipe, store: &Store) -> Result<Layer, BuildError> {
-    let failed = |source| BuildError { image: Box::new(image.source().clone()), source };
-    let staged = store.stage_layer().map_err(Cause::Store).map_err(failed)?;
-    let built = Builder::open(&staged, recipe).and_then(|builder| builder.build(image)).map_err(failed)?;
-    store.commit_layer(staged, recipe.key(image.chain_id()), built).map_err(Cause::Store).map_err(failed)
+/// Builds layers, several at a time if need be: what compresses is there once
+/// for all, and so is the room for images of many entries.
+pub struct Builder<'a> {
+    recipe: &'a Recipe,
+    store: &'a Store,
+    workers: Workers,
+    room: Room,
+    at_a_time: NonZeroU32,
+}
+
+impl<'a> Builder<'a> {
+    /// Starts no thread before there is something to build.
+    pub fn new(recipe: &'a Recipe, store: &'a Store) -> Self {
+        let (workers, room) = (recipe.workers(), Room::default());
+        Self { recipe, store, workers, room, at_a_time: NonZeroU32::MIN }
+    }
+
+    /// With threads that compress for others too, or for a machine with another
+    /// number of cores.
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// For so many images at a time, each of which may take so many times as
+    /// long as if it was alone.
+    pub fn at_a_time(self, images: NonZeroU32) -> Self {
+        Self { at_a_time: images, ..self }
+    }
+
+    pub fn recipe(&self) -> &'a Recipe {
+        self.recipe
+    }
+
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// Builds `image`'s layer and commits it to the store.
+    pub fn build(&self, image: &Image) -> Result<Layer, BuildError> {
+        let failed = |source| BuildError { image: Box::new(image.source().clone()), source };
+        let staged = self.store.stage_layer().map_err(Cause::Store).map_err(failed)?;
+        let built = Build::open(&staged, self).and_then(|build| build.build(image)).map_err(failed)?;
+        let key = self.recipe.key(image.chain_id());
+        self.store.commit_layer(staged, key, built).map_err(Cause::Store).map_err(failed)
+    }
 }
 
 /// Why a layer in the store cannot be used on this machine.
@@ -169,24 +208,37 @@ pub fn manifest_of(layer: &Layer) -> Result<Manifest, Problems> {
     Manifest::parse("manifest.yaml", layer.record().manifest.as_bytes())
 }
 
-struct Builder<'a> {
+/// One layer being built.
+struct Build<'a> {
+    share: Share<'a>,
+    meter: Meter,
+    contents: Contents<'a>,
+}
+
+/// What of the layer is written.
+struct Contents<'a> {
     recipe: &'a Recipe,
     writer: Writer,
     /// Contents of `manifest.yaml` at the root of each changeset that has one.
     manifests: Vec<(FileId, Vec<u8>)>,
 }
 
-impl<'a> Builder<'a> {
-    fn open(staged: &StagedLayer, recipe: &'a Recipe) -> Result<Self, Cause> {
+impl<'a> Build<'a> {
+    fn open(staged: &StagedLayer, builder: &'a Builder) -> Result<Self, Cause> {
+        let Builder { recipe, workers, room, at_a_time, .. } = builder;
+        let Recipe { compression, block_size, .. } = **recipe;
+        let options = squashfs::Options { compression, block_size, workers: workers.clone() };
         let file = staged.file().map_err(Cause::Hash)?;
         let writer = match recipe.verity {
             Verity::Write => {
                 let tree = staged.verity_file().map_err(Cause::Hash)?;
-                Writer::with_hash_tree(file, tree, recipe.options())
+                Writer::with_hash_tree(file, tree, options)
             }
-            Verity::Omit => Writer::new(file, recipe.options()),
+            Verity::Omit => Writer::new(file, options),
         };
-        Ok(Self { recipe, writer: writer.map_err(Cause::Write)?, manifests: Vec::new() })
+        let writer = writer.map_err(Cause::Write)?;
+        let contents = Contents { recipe, writer, manifests: Vec::new() };
+        Ok(Self { share: room.share(), meter: Meter::start(recipe.limits, *at_a_time), contents })
     }
 
     fn build(self, image: &Image) -> Result<LayerRecord, Cause> {
@@ -196,45 +248,48 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add_up(mut self, changesets: &[Changeset], at_a_time: usize) -> Result<LayerRecord, Cause> {
-        let mut stack = Stack::new(self.recipe.limits, self.recipe.rules.hard_links);
-        let mut meter = Meter::start(self.recipe.limits);
+    fn add_up(self, changesets: &[Changeset], at_a_time: usize) -> Result<LayerRecord, Cause> {
+        let Self { mut share, mut meter, mut contents } = self;
+        let recipe = contents.recipe;
+        let mut on_entry = || share.add_entry();
+        let stack = Stack::new(recipe.limits, recipe.rules.hard_links);
+        let mut stack = stack.announcing(&mut on_entry);
         std::thread::scope(|scope| {
             // From the top down, so that what an upper changeset hides is not stored.
-            let unpacked = Unpacker::new(scope, self.recipe.limits, changesets.iter().rev());
+            let unpacked = Unpacker::new(scope, recipe.limits, changesets.iter().rev());
             let unpacked = unpacked.at_most(at_a_time);
             for ((number, changeset), unpacked) in changesets.iter().enumerate().rev().zip(unpacked) {
                 let digest = *changeset.blob().digest();
                 let unpacked = unpacked.map_err(|source| Cause::Open { number, digest, source })?;
-                self.read((number, changeset), unpacked, &mut stack, &mut meter)?;
+                contents.read((number, changeset), unpacked, &mut stack, &mut meter)?;
             }
             Ok(())
         })?;
         // The tree takes the memory that finding duplicates took.
-        self.writer.end_contents().map_err(Cause::Write)?;
+        contents.writer.end_contents().map_err(Cause::Write)?;
         let tree = stack.flatten().map_err(Cause::Flatten)?;
-        let rules = &self.recipe.rules;
-        self.finish(tree, rules)
+        contents.finish(tree, &recipe.rules)
     }
 
     /// Reads a raw image. It is never mounted as it came.
-    fn repack(mut self, blob: &Blob) -> Result<LayerRecord, Cause> {
-        let Recipe { limits, rules, kernel, .. } = self.recipe;
+    fn repack(self, blob: &Blob) -> Result<LayerRecord, Cause> {
+        let Self { mut share, mut meter, mut contents } = self;
+        let Recipe { limits, rules, kernel, .. } = contents.recipe;
         let terms = Terms { limits: *limits, hard_links: rules.hard_links, machine: kernel.machine };
-        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
-        let mut meter = Meter::start(*limits);
+        // Its tree is read at once.
+        share.be_large();
         let read = raw::read(blob, &terms, &mut |path, size, content| {
-            store_file(writer, manifests, path, (size, &mut meter.changeset(content)))
+            contents.store(path, (size, &mut meter.changeset(content)))
         });
         let extension = read.map_err(|source| Cause::Raw { digest: *blob.digest(), source })?;
         match extension.form {
-            Form::Talos => self.finish(extension.tree, rules),
-            Form::Sysext => self.finish(extension.tree, &rules.for_sysext()),
+            Form::Talos => contents.finish(extension.tree, rules),
+            Form::Sysext => contents.finish(extension.tree, &rules.for_sysext()),
         }
     }
 }
 
-impl Builder<'_> {
+impl Contents<'_> {
     /// Reads one changeset to its end: digest, diff ID and tar are all good
     /// when this returns.
     fn read(
@@ -265,9 +320,7 @@ impl Builder<'_> {
         tar: &mut dyn Read,
         stack: &mut Stack,
     ) -> (Result<(), ChangesetError>, io::Result<()>) {
-        let (writer, manifests) = (&mut self.writer, &mut self.manifests);
-        let read = stack
-            .read(&mut *tar, &mut |path, size, content| store_file(writer, manifests, path, (size, content)));
+        let read = stack.read(&mut *tar, &mut |path, size, content| self.store(path, (size, content)));
         let drained = if read.is_ok() { io::copy(tar, &mut io::sink()).map(drop) } else { Ok(()) };
         (read, drained)
     }
@@ -318,25 +371,20 @@ impl Builder<'_> {
         let bytes = self.manifests.iter().find(|(manifest, _)| Some(manifest) == id);
         bytes.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
     }
-}
 
-/// Stores one file's content. The manifest is kept in memory: it is not part
-/// of the layer.
-fn store_file(
-    writer: &mut Writer,
-    manifests: &mut Vec<(FileId, Vec<u8>)>,
-    path: &EntryPath,
-    (size, content): (u64, &mut dyn Read),
-) -> io::Result<FileId> {
-    if path.as_bytes() != MANIFEST {
-        return writer.add_file(size, content).map_err(io::Error::other);
+    /// Stores one file's content. The manifest is kept in memory: it is not
+    /// part of the layer.
+    fn store(&mut self, path: &EntryPath, (size, content): (u64, &mut dyn Read)) -> io::Result<FileId> {
+        if path.as_bytes() != MANIFEST {
+            return self.writer.add_file(size, content).map_err(io::Error::other);
+        }
+        let mut bytes = Vec::new();
+        // One byte more than is ever allowed, so that it is seen to be too much.
+        content.take(Manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        let id = self.writer.add_file(0, &mut io::empty()).map_err(io::Error::other)?;
+        self.manifests.push((id, bytes));
+        Ok(id)
     }
-    let mut bytes = Vec::new();
-    // One byte more than is ever allowed, so that it is seen to be too much.
-    content.take(Manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    let id = writer.add_file(0, &mut io::empty()).map_err(io::Error::other)?;
-    manifests.push((id, bytes));
-    Ok(id)
 }
 
 #[cfg(test)]

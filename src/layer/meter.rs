@@ -7,6 +7,7 @@
 //! zeros compress as well as a bomb.
 
 use std::io::{self, Read};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use crate::limits::{Bound, Budget, Exceeded, Limits};
@@ -15,6 +16,7 @@ use crate::limits::{Bound, Budget, Exceeded, Limits};
 pub(super) struct Meter {
     budget: Budget,
     started: Instant,
+    images: NonZeroU32,
 }
 
 /// A changeset being counted.
@@ -24,8 +26,10 @@ pub(super) struct Metered<'m, R> {
 }
 
 impl Meter {
-    pub(super) fn start(limits: Limits) -> Self {
-        Self { budget: Budget::new(limits), started: Instant::now() }
+    /// For one of so many images that are built at a time, and share the
+    /// machine.
+    pub(super) fn start(limits: Limits, images: NonZeroU32) -> Self {
+        Self { budget: Budget::new(limits), started: Instant::now(), images }
     }
 
     /// Counts the next changeset.
@@ -38,7 +42,7 @@ impl Meter {
         self.budget.spend(Bound::ChangesetBytes, bytes)?;
         self.budget.spend(Bound::ImageBytes, bytes)?;
         let limit = self.budget.limits().get(Bound::BuildTime);
-        if self.started.elapsed() > Duration::from_secs(limit) {
+        if self.started.elapsed() / self.images.get() > Duration::from_secs(limit) {
             return Err(Exceeded { bound: Bound::BuildTime, limit });
         }
         Ok(())
@@ -65,7 +69,7 @@ mod tests {
             ("the second too large", &[1, 11], Some(Bound::ChangesetBytes)),
             ("both together too large", &[10, 6], Some(Bound::ImageBytes)),
         ] {
-            let mut meter = Meter::start(limits);
+            let mut meter = Meter::start(limits, NonZeroU32::MIN);
             let read = sizes.iter().try_for_each(|size| {
                 io::copy(&mut meter.changeset(io::repeat(0).take(*size)), &mut io::sink()).map(drop)
             });
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn time_is_counted() {
-        let mut meter = Meter::start(Limits::default().with(Bound::BuildTime, 0));
+        let mut meter = Meter::start(Limits::default().with(Bound::BuildTime, 0), NonZeroU32::MIN);
         let error = meter.changeset(&b"x"[..]).read(&mut [0]).unwrap_err();
         assert_eq!(
             error.to_string(),

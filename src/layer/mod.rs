@@ -12,6 +12,7 @@ pub mod manifest;
 mod meter;
 mod places;
 pub mod raw;
+mod room;
 pub mod rules;
 pub mod service;
 pub mod squashfs;
@@ -21,5 +22,5 @@ mod unpack;
 mod verity;
 pub mod version;
 
-pub use build::{BuildError, Cause, Recipe, Unfit, Verity, build, check_fits, manifest_of};
+pub use build::{BuildError, Builder, Cause, Recipe, Unfit, Verity, check_fits, manifest_of};
 pub use verity::write_hash_tree;

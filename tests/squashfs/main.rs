@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use inspect::{
     Compare, Mount, assert_lines, assert_same, expected_listing, extract, listing, run, without_times,
 };
-use plywood::layer::squashfs::{Compression, Options};
+use plywood::layer::squashfs::{Compression, Options, Workers};
 use plywood::layer::tree::{Attributes, Content, Directory, Xattrs};
 use tree::{
     Generator, Image, Item, Kind, ROOT, Tree, create, default_options, files, node, options, write,
@@ -128,7 +128,7 @@ fn the_number_of_workers_does_not_change_a_byte() {
     for (compression, block_size) in SETTINGS.into_iter().filter(|(_, block_size)| *block_size < MIB) {
         let tree = random_tree(5, block_size);
         let bytes = [1, 2, 8].map(|workers| {
-            let workers = workers.try_into().unwrap();
+            let workers = Workers::new(workers.try_into().unwrap());
             let image = write(&tree, Options { compression, block_size, workers });
             fs::read(image.path()).unwrap()
         });

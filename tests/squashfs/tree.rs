@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use plywood::layer::squashfs::{Compression, Options, WriteError, Writer};
+use plywood::layer::squashfs::{Compression, Options, Workers, WriteError, Writer};
 use plywood::layer::tree::{Attributes, Content, Directory, Node, Xattrs};
 use tempfile::TempDir;
 
@@ -56,7 +56,7 @@ impl Image {
 }
 
 pub fn options(compression: Compression, block_size: u32) -> Options {
-    Options { compression, block_size, workers: 2.try_into().unwrap() }
+    Options { compression, block_size, workers: Workers::new(2.try_into().unwrap()) }
 }
 
 pub fn default_options() -> Options {

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 
 use plywood::layer::changeset::Stack;
 use plywood::layer::rules::Permission;
-use plywood::layer::squashfs::{Compression, FileId, Options, Writer};
+use plywood::layer::squashfs::{Compression, FileId, Options, Workers, Writer};
 use plywood::layer::tree::{Attributes, Content, Directory};
 use plywood::limits::Limits;
 
@@ -176,7 +176,7 @@ pub fn squashfs(data: &[u8]) {
         let options = Options {
             compression: Compression::Gzip { level: 1 },
             block_size: 4096,
-            workers: NonZeroUsize::new(workers).unwrap(),
+            workers: Workers::new(NonZeroUsize::new(workers).unwrap()),
         };
         let mut writer = Writer::new(tempfile::tempfile().unwrap(), options).unwrap();
         let mut files = 0;

@@ -18,7 +18,7 @@ impl Client<'_> {
     /// tried again.
     pub(in crate::fetch) fn file(&self, url: &str, bound: Bound) -> Result<Vec<u8>, EndpointError> {
         let url = Url::parse(url).ok_or_else(|| EndpointError::Protocol("its URL cannot be used".into()))?;
-        let limits = Limits::new(&self.network);
+        let limits = Limits::new(self.network.timeouts.total, self.network.minimum_rate());
         let timeouts = &self.network.timeouts;
         let mut failures = 0;
         loop {

@@ -20,7 +20,7 @@ use super::pace::Pace;
 use super::resolver::SystemResolver;
 use super::url::{Origin, Url};
 use super::{Client, lock, tls};
-use crate::fetch::{Event, Network};
+use crate::fetch::Event;
 use crate::limits::{self, Bound, Exceeded};
 use crate::oci::registries::{Proxy, Secret, Target};
 use crate::text::Escaped;
@@ -54,12 +54,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new(network: &Network) -> Self {
-        Self {
-            deadline: Instant::now().checked_add(network.timeouts.total),
-            minimum_rate: network.downloads.minimum_rate,
-            stop: AtomicBool::new(false),
-        }
+    pub(super) fn new(total: Duration, minimum_rate: u64) -> Self {
+        Self { deadline: Instant::now().checked_add(total), minimum_rate, stop: AtomicBool::new(false) }
     }
 
     /// Least bytes a second.
@@ -256,7 +252,7 @@ impl Client<'_> {
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(Pace { idle: timeouts.idle, minimum: self.network.downloads.minimum_rate });
+                .chain(Pace { idle: timeouts.idle, minimum: self.network.minimum_rate() });
         let resolver = SystemResolver::default();
         Ok(match tls.map(Arc::new) {
             Some(tls) => Agent::with_parts(config, connector.chain(tls::TlsConnector(tls)), resolver),

@@ -77,9 +77,15 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Starts the clock of one `resolve` or `fetch`.
+    /// Starts the clock of one `resolve`.
     pub(super) fn pull(&self, reference: &Reference) -> Pull<'_> {
-        Pull::new(self, reference)
+        Pull::new(self, reference, self.network.timeouts.total)
+    }
+
+    /// Starts the clock of one `fetch`, beside which there may be others.
+    pub(super) fn pull_blobs(&self, reference: &Reference) -> Pull<'_> {
+        let Network { timeouts, images, .. } = &self.network;
+        Pull::new(self, reference, timeouts.total.saturating_mul(images.get()))
     }
 }
 

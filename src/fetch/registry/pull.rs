@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 use ureq::http::{HeaderMap, HeaderName, StatusCode};
@@ -52,9 +53,10 @@ impl From<EndpointError> for Failed {
 }
 
 impl<'p> Pull<'p> {
-    pub(super) fn new(client: &'p Client<'p>, reference: &Reference) -> Self {
+    /// One that may take as long as `total`.
+    pub(super) fn new(client: &'p Client<'p>, reference: &Reference, total: Duration) -> Self {
         let endpoints = client.registries.endpoints(reference.registry());
-        let limits = Limits::new(&client.network);
+        let limits = Limits::new(total, client.network.minimum_rate());
         Self { client, reference: reference.clone(), endpoints, limits }
     }
 
@@ -281,9 +283,9 @@ impl<'p> Pull<'p> {
         lock(&failure).take().map_or(Ok(()), Err)
     }
 
-    /// Blobs at a time.
+    /// Blobs of this image at a time.
     pub(super) fn threads(&self) -> usize {
-        usize::try_from(self.client.network.downloads.parallel.get()).unwrap_or(usize::MAX)
+        self.client.network.blobs_at_a_time()
     }
 
     fn download_one(&self, store: &Store, wanted: &Descriptor) -> Result<(), Cause> {

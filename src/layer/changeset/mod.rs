@@ -79,20 +79,33 @@ pub struct ImageTree {
 pub type StoreFile<'a> = dyn FnMut(&EntryPath, u64, &mut dyn Read) -> io::Result<FileId> + 'a;
 
 /// The changesets of one image read so far.
-pub struct Stack {
+pub struct Stack<'s> {
     /// The top one first.
     changesets: Vec<Index>,
     budget: Budget,
     hard_links: Permission,
     /// What the changesets read so far hide.
     shades: Shades,
+    /// Hears of each entry before anything is remembered of it.
+    on_entry: Option<&'s mut dyn FnMut()>,
 }
 
-impl Stack {
+impl<'s> Stack<'s> {
     /// Where hard links are allowed, hidden content is stored too: a link
     /// in another place may still name it.
     pub fn new(limits: Limits, hard_links: Permission) -> Self {
-        Self { changesets: Vec::new(), budget: Budget::new(limits), hard_links, shades: Shades::new(&[]) }
+        Self {
+            changesets: Vec::new(),
+            budget: Budget::new(limits),
+            hard_links,
+            shades: Shades::new(&[]),
+            on_entry: None,
+        }
+    }
+
+    /// With a call of `on_entry`, which may wait, before each entry.
+    pub fn announcing(self, on_entry: &'s mut dyn FnMut()) -> Self {
+        Self { on_entry: Some(on_entry), ..self }
     }
 
     /// Reads the next lower changeset to the end of its tar. Of a file that
@@ -124,6 +137,9 @@ impl Stack {
     /// A file that is too large is refused by its header, before its data is read.
     fn admit(&mut self, entry: &Entry) -> Result<(), ChangesetError> {
         self.budget.spend(Bound::Entries, 1)?;
+        if let Some(on_entry) = &mut self.on_entry {
+            on_entry();
+        }
         for bound in [Bound::ChangesetBytes, Bound::ImageBytes] {
             self.budget.spend(bound, entry.size).map_err(|source| ChangesetError::TooLarge {
                 path: entry.path.clone(),

@@ -5,7 +5,7 @@ use crate::layer::tree::{Content, Directory};
 use crate::limits::Limits;
 
 /// Reads archives, lowest first, as the builder does, and keeps the contents.
-fn read(archives: &[Tar], hard_links: Permission) -> Result<(Stack, Vec<Vec<u8>>), ChangesetError> {
+fn read(archives: &[Tar], hard_links: Permission) -> Result<(Stack<'static>, Vec<Vec<u8>>), ChangesetError> {
     let mut stack = Stack::new(Limits::default(), hard_links);
     let mut contents = Vec::new();
     for archive in archives.iter().rev() {

@@ -118,7 +118,7 @@ impl Data {
         Ok(Self {
             output,
             block_size: options.block_size,
-            pool: Pool::new(options.compression, options.workers)?,
+            pool: Pool::new(options.compression, &options.workers)?,
             queue: VecDeque::new(),
             packer: Packer::new(options.block_size),
             tail: vec![0; options.block_size as usize],

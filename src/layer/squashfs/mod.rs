@@ -26,7 +26,6 @@ mod xattr;
 
 use std::fs::File;
 use std::io::Read;
-use std::num::NonZeroUsize;
 
 use super::tree::{Attributes, Directory};
 use super::verity::HashTree;
@@ -37,6 +36,7 @@ use output::Output;
 
 pub use codec::Compression;
 pub use error::WriteError;
+pub use pool::Workers;
 
 /// Names the content of one regular file inside the image being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,14 +53,14 @@ impl FileId {
 }
 
 /// How an image is to be written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub compression: Compression,
     /// Bytes of content that are compressed together: a power of two from
     /// 4 KiB to 1 MiB.
     pub block_size: u32,
-    /// Compression threads, beside the caller's. Does not change the image.
-    pub workers: NonZeroUsize,
+    /// Compress, for other writers too. Not one byte depends on them.
+    pub workers: Workers,
 }
 
 impl Options {
@@ -117,7 +117,8 @@ impl Writer {
     fn start(mut output: Output, options: Options) -> Result<Self, WriteError> {
         options.check()?;
         image::reserve_head(&mut output, options.compression)?;
-        Ok(Self { options, data: Data::new(output, &options)? })
+        let data = Data::new(output, &options)?;
+        Ok(Self { options, data })
     }
 
     /// Streams the content of one file of `size` bytes; returns its name for

@@ -1,7 +1,7 @@
 //! Hostile images: one that is good, with single fields changed.
 
 use super::*;
-use crate::layer::squashfs::{Compression, Options, Writer};
+use crate::layer::squashfs::{Compression, Options, Workers, Writer};
 use crate::layer::tree::{Attributes, Content as TreeContent, Directory};
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,8 +14,8 @@ fn limits() -> Limits {
 /// `a/inner`, `b/`, `big` (two blocks and a tail) and `link`, uncompressed.
 /// Inodes: 1 root, 2 a, 3 b, 4 big, 5 link, 6 inner.
 fn image() -> Vec<u8> {
-    let options =
-        Options { compression: Compression::None, block_size: 4096, workers: std::num::NonZeroUsize::MIN };
+    let workers = Workers::new(std::num::NonZeroUsize::MIN);
+    let options = Options { compression: Compression::None, block_size: 4096, workers };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     let mut writer = Writer::new(File::create_new(&path).unwrap(), options).unwrap();
