@@ -87,6 +87,7 @@ test: deps build
 	@cargo test --locked --package qemu-tests --no-fail-fast >build/machines.log 2>&1 & machines=$$!; status=0; \
 	cargo test --locked --no-fail-fast || status=$$?; \
 	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING) || status=$$?; \
+	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked --manifest-path benches/krata/Cargo.toml || status=$$?; \
 	echo 'Tests in virtual machines:'; \
 	wait $$machines || status=$$?; cat build/machines.log; exit $$status
 

@@ -196,6 +196,8 @@ INPUT_LIST = [
     Input("set12", "twelve small extensions", TOOLS, tools),
 ]
 
+NAMES = [input_.name for input_ in INPUT_LIST]
+
 # One small file: what an image costs apart from its bytes.
 TINY = Input("tiny", "one small file", [], lambda trees: [
     ("tiny", [{"rootfs/usr/local/share/tiny": Entry(0o644, b"tiny\n")}])])

@@ -61,6 +61,25 @@ def one_core(authority, image, scratch):
     return plywood(authority, image, scratch, prefix=["taskset", "--cpu-list", first_core()])
 
 
+def together(authority, input_, scratch):
+    """All images of an input by one process, in a store."""
+    config = configuration(scratch, authority)
+    document = json.loads(config.read_text())
+    extensions = [{"image": f"bench.test/{image}:latest"} for image in input_.images()]
+    document["machine"]["install"] = {"extensions": extensions}
+    config.write_text(json.dumps(document))
+    state = scratch / "state"
+    sample = measure([PLYWOOD, "apply", "--file", config, "--state", state], scratch)
+    sample.size = sum(layer.stat().st_size for layer in state.glob("layers/*.sqsh"))
+    return sample
+
+
+def with_workers(input_, count, scratch):
+    """The input's only image by so many threads that compress, from its layout."""
+    image, = input_.images()
+    return measure([PROGRAMS / "workers", count, input_.directory / image, scratch / "state"], scratch)
+
+
 def first_core():
     return str(min(os.sched_getaffinity(0)))
 
@@ -174,6 +193,7 @@ def limits(input_, scratch):
 
 
 OURS = "plywood"
+TOGETHER = "plywood, all together"
 ONE_CORE = "plywood, one core"
 UMOCI = "skopeo + umoci + mksquashfs"
 TAR2SQFS = "skopeo + tar2sqfs"
@@ -186,7 +206,10 @@ PEERS = [UMOCI, TAR2SQFS, KRATA, CONTAINERD]
 
 
 def sample(way, authority, input_):
-    """All images of an input, one after another."""
+    """All images of an input, one after another unless they are together."""
+    if way == TOGETHER:
+        with Scratch() as scratch:
+            return together(authority, input_, scratch)
     total = Sample()
     for image in input_.images():
         with Scratch() as scratch:
