@@ -1,4 +1,4 @@
-//! Every absolute bound on what comes from strangers, in one table.
+//! The absolute bounds on images and configurations, in one table.
 //!
 //! Owns [`Bound`], whose rows `docs/limits.md` repeats; [`Limits`], the values
 //! that hold on a machine; and [`Budget`], what one image has cost so far. In:

@@ -75,6 +75,25 @@ pub fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
+/// The bytes that text with `%XX` in it stands for; nothing if a `%` is not
+/// followed by two hexadecimal digits.
+pub fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2)?;
+        let digits = str::from_utf8(digits).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?);
+        rest = tail;
+    }
+    Some(bytes)
+}
+
 /// Seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
 /// Days of 400 years, after which the calendar repeats.
@@ -119,6 +138,20 @@ mod tests {
             (b"back\\slash", "back\\\\slash"),
         ] {
             assert_eq!(Escaped(bytes).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn percent_signs_stand_before_two_digits() {
+        for (text, bytes) in [
+            ("a%2Fb%25", Some(&b"a/b%"[..])),
+            ("%ff", Some(b"\xff")),
+            ("", Some(b"")),
+            ("%2", None),
+            ("%+2", None),
+            ("%zz", None),
+        ] {
+            assert_eq!(percent_decoded(text.as_bytes()).as_deref(), bytes, "{text}");
         }
     }
 

@@ -41,9 +41,16 @@ fn binary() -> PathBuf {
     env!("CARGO_BIN_EXE_plywood").into()
 }
 
+/// What becomes of an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Packed,
+    Refused,
+}
+
 /// Packs the image whose changeset is what `content` writes; returns the peak
 /// of its resident memory, in KiB.
-fn peak_of_packing(content: impl FnOnce(&mut dyn Write)) -> i64 {
+fn peak_of_packing(outcome: Outcome, content: impl FnOnce(&mut dyn Write)) -> i64 {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     write_layout(&scratch.path().join("image"), "tar", content);
     let mut command = Command::new(binary());
@@ -55,8 +62,10 @@ fn peak_of_packing(content: impl FnOnce(&mut dyn Write)) -> i64 {
     // SAFETY: both pointers are to live values of the right type, and the
     // child is ours and was not waited for.
     let waited = unsafe { libc::wait4(child.id() as i32, &mut status, 0, &mut usage) };
-    assert_eq!((waited, status), (child.id() as i32, 0), "packing failed");
-    assert!(scratch.path().join("layer.sqsh").exists());
+    assert_eq!(waited, child.id() as i32);
+    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    assert_eq!(code, Some(if outcome == Outcome::Packed { 0 } else { 1 }));
+    assert_eq!(scratch.path().join("layer.sqsh").exists(), outcome == Outcome::Packed);
     usage.ru_maxrss
 }
 
@@ -73,7 +82,7 @@ fn fill(buffer: &mut [u8], state: &mut u64) {
 #[test]
 fn a_large_image_fits_in_memory() {
     const MIB: usize = 1 << 20;
-    let peak = peak_of_packing(|tar| {
+    let peak = peak_of_packing(Outcome::Packed, |tar| {
         tar.write_all(&Tar::new().file("manifest.yaml", MANIFEST).unfinished()).unwrap();
         let (mut buffer, mut state) = (vec![0; MIB], 1);
         for file in 0..4 {
@@ -98,7 +107,7 @@ fn a_large_image_fits_in_memory() {
 fn many_files_fit_in_memory() {
     // As many as an image may have, but for its directories.
     const FILES: usize = 197_000;
-    let peak = peak_of_packing(|tar| {
+    let peak = peak_of_packing(Outcome::Packed, |tar| {
         tar.write_all(&Tar::new().file("manifest.yaml", MANIFEST).unfinished()).unwrap();
         for file in 0..FILES {
             let name = format!("rootfs/usr/local/share/tool/{:03}/file-of-some-length-{file:06}", file / 100);
@@ -108,5 +117,17 @@ fn many_files_fit_in_memory() {
         tar.write_all(&[0; 1024]).unwrap();
     });
     println!("{FILES} files: {peak} KiB");
+    assert!(peak <= MOST, "{peak} KiB");
+}
+
+#[test]
+fn a_manifest_many_times_over_is_held_once() {
+    const MIB: usize = 1 << 20;
+    let peak = peak_of_packing(Outcome::Refused, |tar| {
+        let manifest = Tar::new().file("manifest.yaml", &[b'#'; MIB]).unfinished();
+        (0..100).for_each(|_| tar.write_all(&manifest).unwrap());
+        tar.write_all(&[0; 1024]).unwrap();
+    });
+    println!("100 manifests: {peak} KiB");
     assert!(peak <= MOST, "{peak} KiB");
 }

@@ -3,8 +3,8 @@
 //! In: an image, a recipe, a store. Out: a layer in the store. Each changeset
 //! is read once, from the network's or a file's bytes to blocks of the
 //! squashfs, verified on the way; a raw image is verified, then read. Nothing
-//! is extracted, nor kept. Invariant: the layer gets its name only after every digest
-//! matched and every rule held.
+//! is extracted, nor kept. Invariant: the layer gets its name only after every
+//! digest matched and every rule held.
 
 use std::io::{self, Read};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -123,11 +123,13 @@ impl Recipe {
 }
 
 /// How many compression threads there is memory for: each has the blocks on
-/// their way to and from it, and tables that grow with the block.
+/// their way to and from it, and its tables. Zstd's grow with the block, and
+/// from level 4 on fast.
 fn most_workers(compression: Compression, block_size: u32) -> NonZeroUsize {
     const MEMORY: usize = 32 << 20;
     let tables = match compression {
         Compression::Xz => 6 << 20,
+        Compression::Zstd { level: 4.. } => (1 << 20) + 17 * block_size as usize,
         _ => 1 << 20,
     };
     NonZeroUsize::new(MEMORY / (tables + 8 * block_size as usize)).unwrap_or(NonZeroUsize::MIN)
@@ -219,6 +221,9 @@ struct Build<'a> {
 struct Contents<'a> {
     recipe: &'a Recipe,
     writer: Writer,
+    /// That of the changeset being read: the last of that name. What has
+    /// several is refused at its end.
+    manifest: Option<(FileId, Vec<u8>)>,
     /// Contents of `manifest.yaml` at the root of each changeset that has one.
     manifests: Vec<(FileId, Vec<u8>)>,
 }
@@ -237,7 +242,7 @@ impl<'a> Build<'a> {
             Verity::Omit => Writer::new(file, options),
         };
         let writer = writer.map_err(Cause::Write)?;
-        let contents = Contents { recipe, writer, manifests: Vec::new() };
+        let contents = Contents { recipe, writer, manifest: None, manifests: Vec::new() };
         Ok(Self { share: room.share(), meter: Meter::start(recipe.limits, *at_a_time), contents })
     }
 
@@ -281,6 +286,7 @@ impl<'a> Build<'a> {
         let read = raw::read(blob, &terms, &mut |path, size, content| {
             contents.store(path, (size, &mut meter.changeset(content)))
         });
+        contents.end_manifest();
         let extension = read.map_err(|source| Cause::Raw { digest: *blob.digest(), source })?;
         match extension.form {
             Form::Talos => contents.finish(extension.tree, rules),
@@ -305,9 +311,12 @@ impl Contents<'_> {
             // Of an artifact the blob's digest is all that is known.
             None => self.read_tar(&mut plain, stack),
         };
-        // Content that is not what was asked for explains every other error.
         let verify = |source| Cause::Verify { number, source };
-        unpacked.finish().map_err(verify)?;
+        // Content that is not what was asked for explains every other error,
+        // but there may be no time left to find out.
+        if read.is_ok() || !meter.is_late() {
+            unpacked.finish().map_err(verify)?;
+        }
         let digest = *changeset.blob().digest();
         read.map_err(|source| Cause::Changeset { number, digest, source })?;
         drained.map_err(verify)
@@ -321,6 +330,7 @@ impl Contents<'_> {
         stack: &mut Stack,
     ) -> (Result<(), ChangesetError>, io::Result<()>) {
         let read = stack.read(&mut *tar, &mut |path, size, content| self.store(path, (size, content)));
+        self.end_manifest();
         let drained = if read.is_ok() { io::copy(tar, &mut io::sink()).map(drop) } else { Ok(()) };
         (read, drained)
     }
@@ -372,6 +382,11 @@ impl Contents<'_> {
         bytes.map(|(_, bytes)| bytes.clone()).unwrap_or_default()
     }
 
+    /// Takes note of the end of a changeset, or of a raw image.
+    fn end_manifest(&mut self) {
+        self.manifests.extend(self.manifest.take());
+    }
+
     /// Stores one file's content. The manifest is kept in memory: it is not
     /// part of the layer.
     fn store(&mut self, path: &EntryPath, (size, content): (u64, &mut dyn Read)) -> io::Result<FileId> {
@@ -379,10 +394,10 @@ impl Contents<'_> {
             return self.writer.add_file(size, content).map_err(io::Error::other);
         }
         let mut bytes = Vec::new();
-        // One byte more than is ever allowed, so that it is seen to be too much.
-        content.take(Manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        // One byte more than is allowed, so that it is seen to be too much.
+        content.take(self.recipe.limits.get(Bound::ManifestYaml) + 1).read_to_end(&mut bytes)?;
         let id = self.writer.add_file(0, &mut io::empty()).map_err(io::Error::other)?;
-        self.manifests.push((id, bytes));
+        self.manifest = Some((id, bytes));
         Ok(id)
     }
 }
@@ -428,6 +443,9 @@ mod tests {
             (Compression::default(), 4 << 10, 31),
             (Compression::default(), 128 << 10, 16),
             (Compression::default(), 1 << 20, 3),
+            (Compression::Zstd { level: 4 }, 128 << 10, 7),
+            (Compression::Zstd { level: 19 }, 128 << 10, 7),
+            (Compression::Zstd { level: 19 }, 1 << 20, 1),
             (Compression::Xz, 128 << 10, 4),
             (Compression::Xz, 1 << 20, 2),
         ] {

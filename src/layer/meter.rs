@@ -41,11 +41,19 @@ impl Meter {
     fn spend(&mut self, bytes: u64) -> Result<(), Exceeded> {
         self.budget.spend(Bound::ChangesetBytes, bytes)?;
         self.budget.spend(Bound::ImageBytes, bytes)?;
-        let limit = self.budget.limits().get(Bound::BuildTime);
-        if self.started.elapsed() / self.images.get() > Duration::from_secs(limit) {
-            return Err(Exceeded { bound: Bound::BuildTime, limit });
+        if self.is_late() {
+            return Err(Exceeded { bound: Bound::BuildTime, limit: self.most_seconds() });
         }
         Ok(())
+    }
+
+    /// Whether building takes longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.started.elapsed() / self.images.get() > Duration::from_secs(self.most_seconds())
+    }
+
+    fn most_seconds(&self) -> u64 {
+        self.budget.limits().get(Bound::BuildTime)
     }
 }
 

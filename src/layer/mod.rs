@@ -1,9 +1,10 @@
 //! Image → one squashfs → Layer.
 //!
-//! In: an [`Image`](crate::fetch::Image), whose blobs are read once each, and a staging file from the store. Out: a numbered, immutable squashfs with
-//! the extension's manifest beside it. Invariant: what is in a layer has
-//! passed every rule, and the same image with the same options gives the same
-//! bytes on any machine.
+//! In: an [`Image`](crate::fetch::Image), whose changesets are read once each
+//! and whose squashfs is checked, then read, and a staging file from the store.
+//! Out: a numbered, immutable squashfs with the extension's manifest beside it.
+//! Invariant: what is in a layer has passed every rule, and the same image with
+//! the same options gives the same bytes on any machine.
 
 mod build;
 pub mod changeset;

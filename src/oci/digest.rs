@@ -211,11 +211,6 @@ impl<R: Read> VerifyingReader<R> {
         self.inner
     }
 
-    /// Bytes passed on so far.
-    pub fn seen(&self) -> u64 {
-        self.seen
-    }
-
     fn check_end(&mut self) -> Result<(), Mismatch> {
         // A second read after the end has nothing left to check.
         let Some(hasher) = self.hasher.take() else { return Ok(()) };

@@ -41,10 +41,11 @@ impl Referrer {
     }
 }
 
-/// The tag under which a registry without the API has them
-/// (distribution-spec, "Referrers Tag Schema").
+/// The tag under which a registry without the API has them: of a long digest
+/// it has the first 64 digits (distribution-spec, "Referrers Tag Schema").
 pub fn fallback_tag(subject: &Digest) -> String {
-    subject.to_string().replacen(':', "-", 1)
+    let digits = subject.hex();
+    format!("{}-{}", subject.algorithm().name(), digits.get(..64).unwrap_or(&digits))
 }
 
 #[cfg(test)]
@@ -72,8 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn the_fallback_tag_is_the_digest_with_a_dash() {
-        let digest = Digest::sha256(b"");
-        assert_eq!(fallback_tag(&digest), format!("sha256-{}", digest.hex()));
+    fn the_fallback_tag_is_the_start_of_the_digest_with_a_dash() {
+        for (digest, tag) in [
+            (Digest::Sha256([0xab; 32]), format!("sha256-{}", "ab".repeat(32))),
+            (Digest::Sha512([0xab; 64]), format!("sha512-{}", "ab".repeat(32))),
+        ] {
+            assert_eq!(fallback_tag(&digest), tag);
+        }
     }
 }

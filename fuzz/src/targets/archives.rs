@@ -1,7 +1,6 @@
 //! Image archives: a tar from outside with documents and changesets in it,
 //! resolved and found as a boot does it.
 
-use std::error::Error;
 use std::fs;
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use plywood::fetch::{FetchError, Fetcher, Machine, Network, Selection, Silent};
 use plywood::oci::{Digest, ImageSource, Platform, Registries};
 use plywood::store::Store;
 
-use super::assert_printable;
+use super::assert_chain_printable;
 use super::image::with_checksums;
 
 const BLOCK: usize = 512;
@@ -31,11 +30,7 @@ pub fn archives(data: &[u8]) {
             ImageSource::DockerArchive { file: file.clone(), name: None },
         ] {
             if let Err(error) = open(&store, &source) {
-                let mut cause: Option<&dyn Error> = Some(&error);
-                while let Some(error) = cause {
-                    assert_printable(&error.to_string().replace(&*scratch.path().to_string_lossy(), ""));
-                    cause = error.source();
-                }
+                assert_chain_printable(&error);
             }
         }
         assert!(only_holds(scratch.path(), &["archive.tar", "store"]), "something else was written");

@@ -2,6 +2,8 @@
 //! hold of every input is asserted. Used by cargo-fuzz and by an ordinary
 //! test, so nothing here needs more than plywood's public names.
 
+use std::error::Error;
+
 mod archives;
 mod boot;
 mod image;
@@ -44,4 +46,13 @@ pub const ALL: [(&str, Target); 18] = [
 /// its lines.
 fn assert_printable(message: &str) {
     assert!(message.chars().all(|c| c == '\n' || !c.is_control()), "{message:?}");
+}
+
+/// The same of an error and all its causes.
+fn assert_chain_printable(error: &dyn Error) {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        assert_printable(&error.to_string());
+        cause = error.source();
+    }
 }

@@ -8,7 +8,7 @@ use plywood::layer::squashfs::FileId;
 use plywood::layer::squashfs::reader::Reader;
 use plywood::limits::{Bound, Limits};
 
-use super::assert_printable;
+use super::assert_chain_printable;
 
 /// Bytes in place of a file.
 struct Image<'a>(&'a [u8]);
@@ -31,13 +31,15 @@ pub fn squashfs_reader(data: &[u8]) {
         let tree = reader.tree(Permission::Refuse)?;
         for number in 0..1000 {
             let Some(content) = reader.content(&tree, FileId::new(number))? else { break };
-            let mut left = content.take(limits.get(Bound::ImageBytes));
-            // What cannot be read is an error like any other.
-            let _ = io::copy(&mut left, &mut io::sink());
+            let size = content.size().min(limits.get(Bound::ImageBytes));
+            match io::copy(&mut content.take(size), &mut io::sink()) {
+                Ok(count) => assert_eq!(count, size, "a file ends early"),
+                Err(error) => assert_chain_printable(&error),
+            }
         }
         Ok::<_, plywood::layer::squashfs::reader::ReadError>(())
     };
     if let Err(error) = read() {
-        assert_printable(&error.to_string());
+        assert_chain_printable(&error);
     }
 }

@@ -34,6 +34,8 @@ pub enum Problem {
     Magic,
     #[error("name prefix in a header of a format without one")]
     Prefix,
+    #[error("name prefix that runs into the times of a header as star writes it")]
+    StarPrefix,
     #[error("{field} {problem}")]
     Number { field: &'static str, problem: NumberProblem },
     #[error("unsupported entry type `{}`", Escaped::new(&[*.0]))]
@@ -48,7 +50,7 @@ pub enum Problem {
     LinkTarget(PathProblem),
     #[error("the symlink's target is empty or has control characters")]
     SymlinkTarget,
-    #[error("the symlink's target takes {0},")]
+    #[error("the symlink's target takes {0}")]
     LongSymlinkTarget(Exceeded),
     #[error("only a directory may be the root")]
     Root,

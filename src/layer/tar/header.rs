@@ -52,7 +52,15 @@ impl Header {
         }
         // GNU tar once kept times there, and some parsers take them for a prefix.
         if format != Format::Posix && block[345..500].iter().any(|&byte| byte != 0) {
-            return Err(Problem::Prefix);
+            return Err(match block[156] {
+                b'S' => Problem::Sparse,
+                kind @ (b'D' | b'M') => Problem::Type(kind),
+                _ => Problem::Prefix,
+            });
+        }
+        // What follows is a time in star's headers, and more of the prefix in POSIX'.
+        if block[508..] == *b"tar\0" && block[345..476].iter().all(|&byte| byte != 0) {
+            return Err(Problem::StarPrefix);
         }
         name.extend_from_slice(text(&block[..100]));
         Ok(Self {

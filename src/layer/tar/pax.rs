@@ -13,6 +13,7 @@ use super::error::PaxProblem;
 use super::number;
 use crate::layer::tree::Xattrs;
 use crate::limits::{Bound, Limits};
+use crate::text::percent_decoded;
 
 /// libarchive writes base64 without padding, others may not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -191,23 +192,6 @@ fn time(value: &[u8]) -> Option<u32> {
         return None;
     }
     Some(if negative { 0 } else { u32::try_from(seconds).unwrap_or(u32::MAX) })
-}
-
-fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2)?;
-        let digits = str::from_utf8(digits).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?);
-        rest = tail;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

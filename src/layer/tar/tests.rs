@@ -38,6 +38,7 @@ fn archives_are_read() {
     let big_owner = file(b"f").bytes(108, b"\x80\0\0\0\xff\xff\xff\xff").bytes(116, b"      7\0");
     let xattr = Tar::new().pax(&[("SCHILY.xattr.user.a", b"b")]).file("f", b"");
     let all = &[("path", &b"p"[..]), ("size", b"3"), ("uid", b"1"), ("gid", b"2"), ("mtime", b"9.9")];
+    let star = format!("644 0:0 0 `{}/f` file ``", "a".repeat(130));
     for (what, archive, expected) in [
         (
             "a time",
@@ -54,6 +55,11 @@ fn archives_are_read() {
             vec!["644 0:0 0 `f` file ``"],
         ),
         ("zero padding", Tar::new().file("f", b"").raw(&[0; 10_001]).finish(), vec!["644 0:0 0 `f` file ``"]),
+        (
+            "a prefix as star writes it",
+            Tar::new().header(file(b"f").bytes(345, &[b'a'; 130]).bytes(508, b"tar\0")).finish(),
+            vec![&star],
+        ),
         ("a directory", Tar::new().directory("./d/").finish(), vec!["755 0:0 0 `d` directory"]),
         ("the root", Tar::new().directory("./").finish(), vec!["755 0:0 0 `` directory"]),
         (
@@ -166,6 +172,21 @@ fn broken_headers_and_ends_are_refused() {
         ("no tar at all", b"#!/bin/sh\n".repeat(100), Checksum),
         ("unknown magic", tar().header(file(b"f").bytes(257, b"usrat\x0000")).finish(), Magic),
         ("GNU with a prefix", tar().header(file(b"f").gnu().bytes(345, b"a")).finish(), Prefix),
+        (
+            "GNU sparse with a map",
+            tar().header(Header::new(b'S', b"f").gnu().bytes(386, b"0")).finish(),
+            Sparse,
+        ),
+        (
+            "GNU with a listing",
+            tar().header(Header::new(b'D', b"d").gnu().bytes(345, b"1")).finish(),
+            Type(b'D'),
+        ),
+        (
+            "star with a full prefix",
+            tar().header(file(b"f").bytes(345, &[b'a'; 131]).bytes(508, b"tar\0")).finish(),
+            StarPrefix,
+        ),
         ("V7 with a prefix", tar().header(file(b"f").v7().bytes(350, b"a")).finish(), Prefix),
         ("version NUL", tar().header(file(b"f").bytes(263, b"\0\0")).finish(), Magic),
         (
@@ -284,6 +305,13 @@ fn names_that_parsers_may_read_differently_are_refused() {
             LongSymlinkTarget(Exceeded { bound: Bound::SymlinkTarget, limit: 4095 }),
         ),
     ]);
+}
+
+#[test]
+fn a_limit_ends_its_message() {
+    let tar = Tar::new().pax(&[("linkpath", &[b'x'; 4096])]).symlink("s", "").finish();
+    let error = listing(&tar).unwrap_err().to_string();
+    assert!(error.ends_with("bytes for one symlink's target (Linux has no longer ones)"), "{error}");
 }
 
 #[test]

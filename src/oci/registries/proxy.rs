@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::Secret;
+use crate::text;
 
 /// The names of the variables, in lower case. The upper-case forms count where
 /// these are not set.
@@ -150,19 +151,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 fn percent_decoded(text: &str) -> Result<String, ProxyError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        let mut byte = *first;
-        if byte == b'%' {
-            let (digits, after) = rest.split_at_checked(2).ok_or(ProxyError::Url)?;
-            let digits = std::str::from_utf8(digits).map_err(|_| ProxyError::Url)?;
-            byte = u8::from_str_radix(digits, 16).map_err(|_| ProxyError::Url)?;
-            rest = after;
-        }
-        bytes.push(byte);
-    }
+    let bytes = text::percent_decoded(text.as_bytes()).ok_or(ProxyError::Url)?;
     String::from_utf8(bytes).map_err(|_| ProxyError::Url)
 }
 
@@ -237,6 +226,7 @@ mod tests {
             ("HTTP://me:hunter2@proxy.lan", Ok(("proxy.lan:80", "me", Some("hunter2")))),
             ("http://me@[::1]:3128", Ok(("[::1]:3128", "me", None))),
             ("http://me:hunter2%40x%3a@10.0.0.1:1", Ok(("10.0.0.1:1", "me", Some("hunter2@x:")))),
+            ("http://me:hunter2%+4@proxy.lan", Err(ProxyError::Url)),
             ("http://me:hunter2@x@proxy", Ok(("proxy:80", "me", Some("hunter2@x")))),
             ("https://me:hunter2@proxy.lan", Err(ProxyError::Scheme)),
             ("socks5://me:hunter2@proxy.lan", Err(ProxyError::Scheme)),

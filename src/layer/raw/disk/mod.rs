@@ -22,6 +22,8 @@ use crate::text::Escaped;
 /// Most bytes of partition entries; ordinary tables have 16 KiB.
 const MAX_ENTRIES: u64 = 256 << 10;
 const SECTORS: [u64; 2] = [512, 4096];
+/// Bytes of the header that are defined; a checksum may cover more.
+const HEADER: u64 = 92;
 
 /// Which part of the root a squashfs is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +86,13 @@ pub(super) fn find(
         if image.starts(sector, b"EFI PART")? {
             let (first, hierarchy) = image.partition(sector, machine)?;
             let inside = Image { file, range: first };
-            inside.check_squashfs()?;
-            return Ok(Squashfs { range: inside.range, hierarchy });
+            return match inside.starts(0, b"hsqs")? {
+                true => Ok(Squashfs { range: inside.range, hierarchy }),
+                false => Err(inside.other()?),
+            };
         }
     }
-    image.check_squashfs()?;
-    Err(DiskError::Unknown)
+    Err(image.other()?)
 }
 
 struct Image<'f> {
@@ -119,7 +122,8 @@ impl Image<'_> {
         }
     }
 
-    fn check_squashfs(&self) -> Result<(), DiskError> {
+    /// What is wrong with it, which is no squashfs.
+    fn other(&self) -> Result<DiskError, DiskError> {
         for (at, magic, name) in [
             (1024, &b"\xe2\xe1\xf5\xe0"[..], "erofs"),
             (1024 + 56, b"\x53\xef", "ext4"),
@@ -127,10 +131,10 @@ impl Image<'_> {
             (0, b"XFSB", "xfs"),
         ] {
             if self.starts(at, magic)? {
-                return Err(DiskError::FileSystem(name));
+                return Ok(DiskError::FileSystem(name));
             }
         }
-        if self.starts(0, b"hsqs")? { Ok(()) } else { Err(DiskError::Unknown) }
+        Ok(DiskError::Unknown)
     }
 
     /// Where the one partition is that this machine would use.
@@ -169,15 +173,15 @@ impl Image<'_> {
     }
 
     fn entries(&self, sector: u64) -> Result<Vec<Entry>, DiskError> {
-        let mut header = self.read(sector, 92)?;
-        let u32_at = |at: usize| u32::from_le_bytes(array(&header, at));
+        let fields = self.read(sector, HEADER)?;
+        let u32_at = |at: usize| u32::from_le_bytes(array(&fields, at));
         let (checksum, count, size) = (u32_at(16), u32_at(80), u32_at(84));
-        let (length, entries_checksum) = (u32_at(12), u32_at(88));
-        let first = u64::from_le_bytes(array(&header, 72));
-        // A longer header than any that was ever defined is none of ours.
-        if length != 92 {
-            return Err(DiskError::Table("has a header of another length than 92 bytes"));
+        let (length, entries_checksum) = (u64::from(u32_at(12)), u32_at(88));
+        let first = u64::from_le_bytes(array(&fields, 72));
+        if !(HEADER..=sector).contains(&length) {
+            return Err(DiskError::Table("has a header shorter than 92 bytes, or longer than a sector"));
         }
+        let mut header = self.read(sector, length)?;
         header.iter_mut().skip(16).take(4).for_each(|byte| *byte = 0);
         if crc32(&header) != checksum {
             return Err(DiskError::Table("has a header whose checksum does not match"));

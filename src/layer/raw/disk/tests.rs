@@ -30,7 +30,8 @@ fn disk(sector: usize, partitions: &[(u128, u64, u64)]) -> Vec<u8> {
 
 fn seal(disk: &mut [u8], sector: usize) {
     disk[sector + 16..sector + 20].fill(0);
-    let checksum = crc32(&disk[sector..sector + 92]);
+    let length = u32::from_le_bytes(disk[sector + 12..sector + 16].try_into().unwrap());
+    let checksum = crc32(&disk[sector..][..(length as usize).min(sector)]);
     disk[sector + 16..sector + 20].copy_from_slice(&checksum.to_le_bytes());
 }
 
@@ -54,9 +55,12 @@ fn the_partition_for_the_machine_is_found() {
     use Hierarchy::{Root, Usr};
     let both = [(VERITY, 30, 40), (ROOT_ARM64, 20, 23), (ROOT_AMD64, 10, 15)];
     let filled = with(with(disk(512, &both), 10 * 512, b"hsqs"), 20 * 512, b"hsqs");
+    let mut longer = with(filled.clone(), 512 + 12, &[0, 2]);
+    seal(&mut longer, 512);
     for (what, disk, architecture, expected) in [
         ("no table", with(vec![0; 8192], 0, b"hsqs"), Some("amd64"), Ok((0, 8192, Root))),
         ("root", filled.clone(), Some("amd64"), Ok((5120, 8192, Root))),
+        ("a longer header", longer, Some("amd64"), Ok((5120, 8192, Root))),
         ("root of arm64", filled.clone(), Some("arm64"), Ok((10240, 12288, Root))),
         (
             "usr in large sectors",
@@ -129,7 +133,16 @@ fn a_broken_table_is_refused() {
     for (what, disk, expected) in [
         ("header", with(good.clone(), 512 + 30, b"x"), "has a header whose checksum does not match"),
         ("entries", with(good.clone(), 1024 + 60, b"x"), "has entries whose checksum does not match"),
-        ("length", header(12, &[0xff; 4]), "has a header of another length than 92 bytes"),
+        (
+            "a header that is too long",
+            header(12, &[0, 16]),
+            "has a header shorter than 92 bytes, or longer than a sector",
+        ),
+        (
+            "a header that is too short",
+            header(12, &[91]),
+            "has a header shorter than 92 bytes, or longer than a sector",
+        ),
         ("place of entries", header(72, &[0xff; 8]), "is outside the image"),
         ("place of entries behind the end", header(72, &[64, 0, 0, 0]), "is outside the image"),
         ("number of entries", header(80, &[0xff; 4]), "has entries that are too many or too short"),

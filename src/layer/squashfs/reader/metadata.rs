@@ -12,8 +12,8 @@ use super::error::ReadError;
 use super::window::Window;
 use crate::layer::squashfs::format::{METADATA_SIZE, RAW_METADATA};
 
-/// Blocks that are kept: 512 KiB.
-const KEPT: usize = 64;
+/// Blocks that are kept, as a power of two: 512 KiB.
+const KEPT_BITS: u32 = 6;
 
 /// Where something starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +48,12 @@ struct Block {
 pub(super) struct Metadata<F> {
     pub(super) window: Window<F>,
     pub(super) decoder: Decoder,
-    kept: Vec<Option<Block>>,
+    kept: [Option<Block>; 1 << KEPT_BITS],
 }
 
 impl<F: FileExt> Metadata<F> {
     pub(super) fn new(window: Window<F>, decoder: Decoder) -> Self {
-        Self { window, decoder, kept: (0..KEPT).map(|_| None).collect() }
+        Self { window, decoder, kept: [const { None }; 1 << KEPT_BITS] }
     }
 
     /// Reads all of `into` and moves `place` behind it.
@@ -113,15 +113,12 @@ impl<F: FileExt> Metadata<F> {
 
     fn block(&mut self, at: u64) -> Result<&Block, ReadError> {
         // Fibonacci hashing spreads places that are a regular distance apart.
-        let slot = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % KEPT;
-        let known = self.kept.get(slot).is_some_and(|kept| kept.as_ref().is_some_and(|block| block.at == at));
-        let block = if known { None } else { Some(self.load(at)?) };
-        let missing = ReadError::Metadata { at, problem: "is lost" };
-        let kept = self.kept.get_mut(slot).ok_or(missing)?;
-        Ok(match block {
-            Some(block) => kept.insert(block),
-            None => kept.get_or_insert(Block { at, bytes: Vec::new(), next: at }),
-        })
+        let slot = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - KEPT_BITS)) as usize;
+        let block = match self.kept[slot].take() {
+            Some(block) if block.at == at => block,
+            _ => self.load(at)?,
+        };
+        Ok(self.kept[slot].insert(block))
     }
 
     fn load(&mut self, at: u64) -> Result<Block, ReadError> {

@@ -1,7 +1,8 @@
 //! The superblock, and what it says checked against itself.
 //!
-//! In: the first 96 bytes (for their layout see the writer's `format`). Out: a
-//! [`Superblock`]. Invariant: every table starts inside the image.
+//! In: the first 96 bytes (for their layout see the writer's `format`). Out:
+//! its [`Layout`], and the [`Decoder`] for its blocks. Invariant: every table
+//! starts inside the image.
 
 use std::os::unix::fs::FileExt;
 
