@@ -81,11 +81,11 @@ impl AuthFile {
     /// Adds what `registries` does not know yet. Where it has credentials for
     /// a host, these are for all of it.
     pub fn add_to(self, registries: &mut Registries) {
-        for (key, credentials) in self.credentials {
-            let host = key.split('/').next().unwrap_or_default();
-            if !registries.credentials.contains_key(host) {
-                registries.credentials.entry(key).or_insert(credentials);
-            }
+        let host = |key: &str| key.split('/').next().unwrap_or_default().to_owned();
+        let mut new = self.credentials;
+        new.retain(|key, _| !registries.credentials.contains_key(&host(key)));
+        for (key, credentials) in new {
+            registries.credentials.entry(key).or_insert(credentials);
         }
     }
 }
@@ -107,7 +107,8 @@ impl Entry {
     }
 }
 
-fn decode_auth(auth: &str) -> Option<(String, String)> {
+/// User and password from the base64 of `user:password`.
+pub(super) fn decode_auth(auth: &str) -> Option<(String, String)> {
     let decoded = String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok()?;
     let (username, password) = decoded.split_once(':')?;
     // Old versions of Docker pad with these.
@@ -206,16 +207,24 @@ mod tests {
         let mut registries = Registries::default();
         registries.credentials.insert("a.io".into(), basic("config", "p"));
         let first = r#"{"auths": {"a.io/x": {"auth": "dTpw"}, "b.io": {"username": "first"}}}"#;
-        let second = r#"{"auths": {"b.io": {"auth": "dTpw"}, "c.io": {"auth": "dTpw"}}}"#;
+        let second = r#"{"auths": {"b.io": {"auth": "dTpw"}, "c.io": {"auth": "dTpw"},
+            "c.io/x": {"username": "part"}, "b.io/x": {"username": "late"}}}"#;
         for text in [first, second] {
             AuthFile::parse(text).unwrap().add_to(&mut registries);
         }
-        for (authority, username) in [("a.io", "config"), ("b.io", "first"), ("c.io", "u")] {
-            let Some(Credentials::Basic { username: found, .. }) = registries.credentials(authority, "x")
-            else {
-                panic!("{authority}")
-            };
-            assert_eq!(found, username);
+        for (key, username) in [
+            ("a.io", Some("config")),
+            ("a.io/x", None),
+            ("b.io", Some("first")),
+            ("b.io/x", None),
+            ("c.io", Some("u")),
+            ("c.io/x", Some("part")),
+        ] {
+            let found = registries.credentials.get(key).map(|credentials| match credentials {
+                Credentials::Basic { username, .. } => username.as_str(),
+                Credentials::Identity(_) => panic!("{key}"),
+            });
+            assert_eq!(found, username, "{key}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::draft::{Draft, once};
 use super::plywood::read_timeout;
+use super::registries::is_host_name;
 use crate::text::Escaped;
 use crate::yaml::Fields;
 
@@ -62,13 +63,8 @@ fn parse_server(text: &str) -> Result<Option<String>, String> {
     if text.starts_with("/dev/") {
         return Ok(None);
     }
-    let label = |label: &str| {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        (1..=63).contains(&label.len()) && label.bytes().all(allowed)
-    };
     let name = text.strip_suffix('.').unwrap_or(text);
-    let is_name = text.len() <= 253 && name.split('.').all(label);
-    if is_name || text.parse::<IpAddr>().is_ok() {
+    if is_host_name(name) || text.parse::<IpAddr>().is_ok() {
         return Ok(Some(text.into()));
     }
     Err(format!("`{}` is not the name or the address of a time server", Escaped::new(text)))

@@ -8,6 +8,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::auth_file::decode_auth;
 use super::draft::{Draft, add};
 use super::machine::read_document_header;
 use crate::oci::registries::{
@@ -128,11 +129,15 @@ fn read_credentials(fields: &mut Fields<'_>) -> Option<Credentials> {
             Some(Credentials::Basic { username, password })
         }
         (None, None, Some((auth, at)), None) => {
-            let credentials = decode_auth(&auth);
-            if credentials.is_none() {
-                at.problem("this is not base64 of user:password");
+            match decode_auth(&auth).filter(|(username, _)| !username.is_empty()) {
+                Some((username, password)) => {
+                    Some(Credentials::Basic { username, password: Secret::new(password) })
+                }
+                None => {
+                    at.problem("this is not base64 of user:password");
+                    None
+                }
             }
-            credentials
         }
         (None, None, None, Some((token, _))) => Some(Credentials::Identity(Secret::new(token))),
         _ => {
@@ -140,12 +145,6 @@ fn read_credentials(fields: &mut Fields<'_>) -> Option<Credentials> {
             None
         }
     }
-}
-
-fn decode_auth(auth: &str) -> Option<Credentials> {
-    let decoded = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
-    let (username, password) = decoded.split_once(':').filter(|(username, _)| !username.is_empty())?;
-    Some(Credentials::Basic { username: username.into(), password: Secret::new(password.into()) })
 }
 
 /// How a document writes PEM.
@@ -278,15 +277,17 @@ fn is_authority(text: &str) -> bool {
         },
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    let is_label = |label: &str| {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        (1..=63).contains(&label.len()) && label.bytes().all(word) && !label.starts_with('-')
-    };
     let is_port =
         |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
-    host.len() <= 253
-        && host.split('.').all(is_label)
-        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+    is_host_name(host) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+/// A DNS name as hosts have them; an IPv4 address looks like one.
+pub(super) fn is_host_name(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let is_label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(word) && !label.starts_with('-');
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub enum Cause {
     Endpoints { what: String, attempts: Vec<Attempt> },
     #[error("no endpoint is configured for this registry: its mirror has none and skips the fallback")]
     NoEndpoint,
+    #[error("every endpoint has already delivered something else for {what}")]
+    Distrusted { what: String },
     #[error("document {digest} is of no use")]
     Document { digest: Digest, source: DocumentError },
     #[error("`{}` is of no use", Escaped::new(.file))]
@@ -106,6 +108,12 @@ impl fmt::Display for Listed<'_> {
         for (number, Attempt { endpoint, error }) in self.0.iter().enumerate() {
             let separator = if number == 0 { "" } else { "; " };
             write!(f, "{separator}{}: {error}", Escaped::new(endpoint))?;
+            let mut error = error;
+            // What is ours is escaped already.
+            while let Some(below) = error.below() {
+                write!(f, ": {below}")?;
+                error = below;
+            }
             let mut source = std::error::Error::source(error);
             while let Some(cause) = source {
                 write!(f, ": {}", Escaped::new(&cause.to_string()))?;

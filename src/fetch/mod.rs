@@ -394,10 +394,7 @@ impl Resolved {
 
     /// Bytes of the image's content as it is packed.
     pub fn packed_bytes(&self) -> u64 {
-        match &self.parts {
-            Parts::Squashfs(blob) => blob.size,
-            Parts::Changesets(parts) => parts.iter().map(|part| part.blob.size).fold(0, u64::saturating_add),
-        }
+        self.parts.blobs().iter().map(|blob| blob.size).fold(0, u64::saturating_add)
     }
 
     /// The stored documents that make the image known: what the reference
@@ -410,11 +407,6 @@ impl Resolved {
     /// The digests of the packed changesets, lowest first, or of the squashfs.
     pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
         self.parts.blobs().into_iter().map(|blob| &blob.digest)
-    }
-
-    /// Bytes of all blobs.
-    pub fn size(&self) -> u64 {
-        self.parts.blobs().iter().map(|blob| blob.size).sum()
     }
 }
 

@@ -10,6 +10,7 @@ use plywood::oci::manifest::{CONFIG, INDEX, LAYER_GZIP, MANIFEST};
 use plywood::oci::registries::{Credentials, Mirror, MirrorEndpoint, Secret};
 use plywood::oci::{Digest, ImageSource, Platform, Registries};
 use plywood::store::Store;
+use plywood::sys::kmsg::chain;
 use serde_json::json;
 
 use crate::server::{Reply, Request};
@@ -182,7 +183,8 @@ impl Bench {
         streamed.map_err(|error| (error, false)).flatten()
     }
 
-    fn with_fetcher<T>(&self, act: impl FnOnce(&Fetcher) -> Result<T, FetchError>) -> Result<T, String> {
+    /// What one fetcher does; an error comes as its whole chain.
+    pub fn with_fetcher<T>(&self, act: impl FnOnce(&Fetcher) -> Result<T, FetchError>) -> Result<T, String> {
         let progress = |event: Event<'_>| self.events.lock().unwrap().push(format!("{event:?}"));
         let fetcher = Fetcher::new(Machine {
             store: &self.store,
@@ -225,16 +227,7 @@ impl Bench {
     }
 }
 
-fn source(suffix: &str) -> ImageSource {
+/// `registry.test/tools<suffix>`.
+pub fn source(suffix: &str) -> ImageSource {
     format!("{REGISTRY}/tools{suffix}").parse().unwrap()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -112,6 +112,43 @@ fn what_does_not_pass_ends_with_its_cause() {
 }
 
 #[test]
+fn attempts_end_where_any_rate_is_good_enough() {
+    let server = serve(|_, layer, reply| if layer { reply.failing(Fault::Reset(0)) } else { reply });
+    let mut bench = Bench::new(&[server.url()]);
+    bench.network.downloads.minimum_rate = 0;
+    let error = bench.fetch(":v1").unwrap_err();
+    assert!(error.contains("the connection failed"), "{error}");
+    for request in server.requests() {
+        assert!(request.nth < 25, "{} asked {} times", request.path, request.nth + 1);
+    }
+}
+
+#[test]
+fn what_no_endpoint_has_is_not_asked_for_twice() {
+    let server = serve(|_, layer, mut reply| {
+        if layer {
+            reply.body[7] ^= 1;
+        }
+        reply
+    });
+    let bench = Bench::new(&[server.url()]);
+    let error = bench.with_fetcher(|fetcher| {
+        let stream = || {
+            let image = fetcher.stream(fetcher.resolve(&fixture::source(":v1"))?)?;
+            image.blobs()[0].read().unwrap_err();
+            Err::<(), _>(image.interrupted().expect("a failed reader says why").error)
+        };
+        stream().unwrap_err();
+        stream()
+    });
+    let error = error.unwrap_err();
+    assert!(
+        error.contains("every endpoint has already delivered something else for blob sha256:"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_server_without_tls_is_named_so() {
     let server = good();
     let bench = Bench::new(&[server.url().replace("http:", "https:")]);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::auth::basic;
 use crate::by_hand::{inspect, shown, workplace};
 use crate::fixture::Registry;
 use crate::server::{Reply, Server};
@@ -57,6 +58,22 @@ fn referrers_are_listed_by_api_or_by_tag() {
             |path| path.contains("/referrers/").then(|| Reply::new(200, "{}").with("Content-Type", INDEX)),
             Err("no document of an image"),
         ),
+        (
+            "pages without end",
+            |path| {
+                let link = format!("<{path}>; rel=\"next\"");
+                path.contains("/referrers/").then(|| index("again").with("Link", &link))
+            },
+            Err("its list of referrers has more than 8 pages"),
+        ),
+        (
+            "a page that is missing",
+            |path| {
+                let link = "</v2/none>; rel=\"next\"";
+                path.contains("/referrers/").then(|| index("first").with("Link", link))
+            },
+            Err("its list of referrers lacks a page that it announces"),
+        ),
         ("a refusal", |path| path.contains("/referrers/").then(|| Reply::new(403, "")), Err("access denied")),
     ];
     for (name, answer, expected) in cases {
@@ -78,4 +95,27 @@ fn referrers_are_listed_by_api_or_by_tag() {
             Err(says) => assert!(shown(&output).contains(says), "{name}: {}", shown(&output)),
         }
     }
+}
+
+/// The list is redirected elsewhere, and goes on there.
+#[test]
+fn a_list_that_leads_elsewhere_is_followed_without_credentials() {
+    let stranger = Server::start(|request| match request.path.as_str() {
+        "/list" => index("first").with("Link", "</more>; rel=\"next\""),
+        _ => Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x"),
+    });
+    let registry = Registry::with_image(1);
+    let list = format!("{}/list", stranger.url());
+    let server = Server::start(move |request| match request.path.contains("/referrers/") {
+        true => basic(request, Reply::new(302, "").with("Location", &list)),
+        false => basic(request, registry.answer(request)),
+    });
+    let directory = workplace(&server);
+    let auth = format!(r#"{{"auths": {{"{}": {{"auth": "dXNlcjpyaWdodA=="}}}}}}"#, server.authority());
+    std::fs::write(directory.path().join("auth.json"), auth).unwrap();
+    let output = inspect(directory.path(), &[], &["--referrers", "--authfile", "auth.json"]);
+    assert!(shown(&output).contains("its list of referrers goes on at another server"), "{}", shown(&output));
+    let asked: Vec<_> = stranger.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(asked, ["/list"]);
+    assert_eq!(stranger.requests()[0].header("authorization"), None);
 }

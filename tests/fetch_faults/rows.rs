@@ -147,7 +147,7 @@ pub const LASTING: &[(&str, Worsen, &str, usize)] = &[
             (true, _) => Reply::new(429, "").with("Retry-After", "0"),
             _ => reply,
         },
-        "",
+        "429",
         25,
     ),
     (
@@ -214,13 +214,13 @@ pub const LASTING: &[(&str, Worsen, &str, usize)] = &[
     (
         "a first line that never ends",
         |_, _, _| Reply::new(0, [b"HTTP/1.1 200 ", &[b'a'; 200_000][..]].concat()).framed(Framing::Raw),
-        "",
+        "longer than 65536",
         5,
     ),
     (
         "interim answers without end",
         |_, _, _| Reply::new(0, b"HTTP/1.1 100 Continue\r\n\r\n".repeat(40_000)).framed(Framing::Raw),
-        "",
+        "longer than 65536",
         5,
     ),
     (
@@ -232,7 +232,7 @@ pub const LASTING: &[(&str, Worsen, &str, usize)] = &[
     (
         "two lengths",
         |_, _, reply| Reply { framing: Framing::UntilClose, ..reply }.with("Content-Length", "5, 6"),
-        "",
+        "conflicting content-length headers",
         5,
     ),
     (
@@ -251,7 +251,7 @@ pub const LASTING: &[(&str, Worsen, &str, usize)] = &[
     (
         "a stall for ever",
         |_, layer, reply| if layer { reply.failing(Fault::Stall(0)) } else { reply },
-        "",
+        "timeout while waiting for the next byte",
         25,
     ),
 ];

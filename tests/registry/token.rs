@@ -97,9 +97,15 @@ fn a_token_server_is_told_who_asks_and_opens_the_registry() {
     for (credentials, result) in [
         (Some(password("right")), Ok(())),
         (Some(identity("refresh")), Ok(())),
-        (Some(password("wrong")), Err("not authorized: UNAUTHORIZED, who are you?")),
-        (Some(identity("wrong")), Err("not authorized: UNAUTHORIZED, who are you?")),
-        (None, Err("not authorized: UNAUTHORIZED, who are you?")),
+        (
+            Some(password("wrong")),
+            Err("/token does not help: it answers 401 Unauthorized: UNAUTHORIZED, who are you?"),
+        ),
+        (
+            Some(identity("wrong")),
+            Err("/token does not help: it answers 401 Unauthorized: UNAUTHORIZED, who are you?"),
+        ),
+        (None, Err("/token does not help: it answers 401 Unauthorized: UNAUTHORIZED, who are you?")),
     ] {
         let mut bench = Bench::new(&registry.url("http"));
         bench.registries.credentials.extend(credentials.map(|known| (registry.authority(), known)));

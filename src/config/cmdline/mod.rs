@@ -2,9 +2,10 @@
 //!
 //! In: the bytes of `/proc/cmdline`. Out: [`CommandLine`], its words split as
 //! the kernel splits them, and [`BootParameters`], what plywood makes of them.
-//! Invariant: the command line can only reduce what the configuration allows:
-//! it chooses among configurations and generations, and never names an
-//! extension, a key, a rule or a credential.
+//! Invariant: the command line names a configuration, which a digest and a
+//! public key can only pin; apart from that it can only reduce what the
+//! configuration allows: it chooses among generations and leaves extensions
+//! out, and never names a rule or a credential.
 
 mod boot;
 mod key;

@@ -39,6 +39,8 @@ pub(super) struct Download<'p> {
     /// When the last failure was, and the offset then.
     last_failure: (Instant, u64),
     ranges: Ranges,
+    /// The failure that was recovered from last.
+    earlier: Option<EndpointError>,
     failure: Option<EndpointError>,
 }
 
@@ -79,6 +81,7 @@ impl<'p> Download<'p> {
             pauses: 0,
             last_failure: (Instant::now(), offset),
             ranges: Ranges::Ask,
+            earlier: None,
             failure: None,
         };
         download.connect()?;
@@ -178,8 +181,9 @@ impl<'p> Download<'p> {
     /// Whether what came since the last failure came at a bearable rate.
     fn has_progressed(&self) -> bool {
         let (then, offset) = self.last_failure;
-        self.offset - offset
-            >= self.pull.limits().minimum_rate().saturating_mul(then.elapsed().as_secs().max(1))
+        let rate = self.pull.limits().minimum_rate();
+        // Where any rate is good enough, a byte is still something.
+        self.offset - offset >= rate.saturating_mul(then.elapsed().as_secs().max(1)).max(1)
     }
 
     /// Pauses before another attempt, or gives `error` back where that is of
@@ -201,9 +205,11 @@ impl<'p> Download<'p> {
         // Another endpoint may be faster.
         let is_slow = matches!(error, EndpointError::TooSlow { .. });
         let least = again.least_pause().filter(|_| !is_slow && self.failures < retry::ATTEMPTS);
-        let Some(least) = least else { return Err(error) };
+        let Some(least) = least else { return Err(error.after(self.earlier.take())) };
         self.pull.report(Event::Failed { endpoint: &self.endpoint.to_string(), error: &error });
-        self.pull.limits().sleep(least + retry::pause(timeouts, self.pauses))
+        let slept = self.pull.limits().sleep(least + retry::pause(timeouts, self.pauses));
+        self.earlier = Some(error);
+        slept.map_err(|stopped| stopped.after(self.earlier.take()))
     }
 }
 

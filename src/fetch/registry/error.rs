@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
+use serde_json::Value;
 use ureq::http::StatusCode;
 
 use super::pace::TooSlow;
@@ -32,8 +33,9 @@ pub enum EndpointError {
     Tls(TlsProblem),
     #[error("timeout while {0}")]
     Timeout(&'static str),
+    /// Perhaps after another failure, which explains where the time went.
     #[error("the time for the whole pull is used up")]
-    Deadline,
+    Deadline(#[source] Option<Box<EndpointError>>),
     #[error("less than {minimum} bytes a second arrive")]
     TooSlow { minimum: u64 },
     #[error("the content ends after {actual} of {expected} bytes")]
@@ -55,7 +57,11 @@ pub enum EndpointError {
     #[error("the token server {realm} is refused: {why}")]
     Realm { realm: String, why: RealmRefusal },
     #[error("the token server {realm} gave no token: {problem}")]
-    Token { realm: String, problem: String },
+    Token { realm: String, problem: &'static str },
+    #[error("the token server {realm} does not help")]
+    TokenServer { realm: String, source: Box<EndpointError> },
+    #[error("its list of referrers {0}")]
+    Referrers(&'static str),
     #[error("the answer has {0}")]
     TooLong(Exceeded),
     #[error("the answer's headers are longer than {limit} bytes")]
@@ -117,7 +123,8 @@ impl fmt::Display for Detail {
 }
 
 impl Detail {
-    /// Reads the first errors of an error answer; nothing if it has none.
+    /// Reads the first errors of an error answer, also as token servers write
+    /// them (RFC 6749, 5.2); nothing if it has none.
     pub(super) fn read(body: impl Read) -> Self {
         let mut bytes = Vec::new();
         // What cannot be read cannot be shown; the status remains.
@@ -126,23 +133,22 @@ impl Detail {
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Errors {
-            errors: Vec<One>,
-        }
-        #[derive(serde::Deserialize)]
-        struct One {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
-            message: String,
-        }
-        let Ok(Errors { errors }) = serde_json::from_slice(bytes) else { return Self::default() };
-        let shown = errors.iter().take(3).map(|error| match error.message.as_str() {
-            "" => error.code.clone(),
-            message => format!("{}, {message}", error.code),
-        });
-        Self(shown.collect::<Vec<_>>().join("; "))
+        let Ok(answer) = serde_json::from_slice::<Value>(bytes) else { return Self::default() };
+        let words = |value: &Value, keys: &[&str]| {
+            let words =
+                keys.iter().filter_map(|key| value.get(key)?.as_str()).filter(|word| !word.is_empty());
+            words.collect::<Vec<_>>().join(", ")
+        };
+        let errors = answer.get("errors").and_then(Value::as_array);
+        let shown = match errors.map(Vec::as_slice).unwrap_or_default() {
+            [] => words(&answer, &["error", "error_description", "details"]),
+            errors => {
+                let shown: Vec<_> =
+                    errors.iter().take(3).map(|error| words(error, &["code", "message"])).collect();
+                shown.join("; ")
+            }
+        };
+        Self(shown)
     }
 }
 
@@ -172,7 +178,7 @@ impl EndpointError {
     pub(super) fn again(&self, longest: Duration) -> Again {
         match self {
             Self::Busy { retry_after: Some(pause), .. } if *pause > longest => Again::Never,
-            Self::Through { source, .. } => source.again(longest),
+            Self::Through { source, .. } | Self::TokenServer { source, .. } => source.again(longest),
             Self::Busy { retry_after: Some(pause), .. } => Again::Asked(*pause),
             Self::Busy { retry_after: None, .. }
             | Self::Connection(_)
@@ -182,6 +188,23 @@ impl EndpointError {
             | Self::Short { .. }
             | Self::Range => Again::Later,
             _ => Again::Never,
+        }
+    }
+
+    /// This failure after an earlier one, which counts where the time ran out.
+    pub(super) fn after(self, earlier: Option<Self>) -> Self {
+        match self {
+            Self::Deadline(None) => Self::Deadline(earlier.map(Box::new)),
+            other => other,
+        }
+    }
+
+    /// The failure that this one is about.
+    pub(in crate::fetch) fn below(&self) -> Option<&Self> {
+        match self {
+            Self::Through { source, .. } | Self::TokenServer { source, .. } => Some(source),
+            Self::Deadline(earlier) => earlier.as_deref(),
+            _ => None,
         }
     }
 
@@ -202,7 +225,7 @@ impl EndpointError {
     pub(super) fn from_ureq(error: ureq::Error) -> Self {
         match error {
             ureq::Error::Io(error) => Self::from_io(error),
-            ureq::Error::Timeout(ureq::Timeout::RecvBody) => Self::Deadline,
+            ureq::Error::Timeout(ureq::Timeout::RecvBody) => Self::Deadline(None),
             ureq::Error::Timeout(phase) => Self::Timeout(doing(phase)),
             ureq::Error::Other(error) => Self::from_ours(&*error),
             ureq::Error::ConnectProxyFailed(text) => Self::NotConnected(refusal_of_proxy(&text)),
@@ -277,7 +300,11 @@ mod tests {
             (errors("MANIFEST_UNKNOWN", "no such tag"), ": MANIFEST_UNKNOWN, no such tag"),
             (errors("DENIED", ""), ": DENIED"),
             (errors("X", "\u{1b}[2J"), ": X, \\x1b[2J"),
+            (r#"{"errors":[{"message":"no"},{"code":1}]}"#.into(), ": no; "),
             (r#"{"errors":[]}"#.into(), ""),
+            (r#"{"error":"invalid_grant","error_description":"too old"}"#.into(), ": invalid_grant, too old"),
+            (r#"{"details":"wrong password"}"#.into(), ": wrong password"),
+            (r#"{"error":{"code":1}}"#.into(), ""),
             ("<html>".into(), ""),
             (String::new(), ""),
         ] {
@@ -303,7 +330,7 @@ mod tests {
             (EndpointError::NotFound(Detail::default()), Again::Never),
             (EndpointError::Unauthorized(Detail::default()), Again::Never),
             (EndpointError::Tls(TlsProblem::NotTls), Again::Never),
-            (EndpointError::Deadline, Again::Never),
+            (EndpointError::Deadline(None), Again::Never),
         ] {
             assert_eq!(error.again(longest), again, "{error}");
         }

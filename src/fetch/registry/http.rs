@@ -69,7 +69,7 @@ impl Limits {
             return Err(EndpointError::Stopped);
         }
         if self.is_over(Instant::now()) {
-            return Err(EndpointError::Deadline);
+            return Err(EndpointError::Deadline(None));
         }
         Ok(())
     }
@@ -93,9 +93,9 @@ impl Limits {
     /// Sleeps, but not beyond the end of the pull.
     pub(super) fn sleep(&self, pause: Duration) -> Result<(), EndpointError> {
         const STEP: Duration = Duration::from_millis(100);
-        let until = Instant::now().checked_add(pause).ok_or(EndpointError::Deadline)?;
+        let until = Instant::now().checked_add(pause).ok_or(EndpointError::Deadline(None))?;
         if self.is_over(until) {
-            return Err(EndpointError::Deadline);
+            return Err(EndpointError::Deadline(None));
         }
         loop {
             self.check()?;
@@ -208,7 +208,7 @@ impl Client<'_> {
     fn agent(&self, url: &Url) -> Result<Agent, EndpointError> {
         let https = url.origin().https;
         let authority = &url.authority().to_ascii_lowercase();
-        let tls = self.registries.tls.get(authority);
+        let tls = self.registries.tls(https, authority);
         if !https && tls.is_some() {
             return Err(EndpointError::TlsForHttp);
         }

@@ -49,6 +49,9 @@ pub(super) struct Client<'a> {
     agents: Mutex<HashMap<String, ureq::Agent>>,
     /// `Authorization` values that worked, by endpoint and repository.
     authorizations: Mutex<HashMap<(String, String), Secret>>,
+    /// Identity tokens that token servers gave in place of the configured
+    /// ones, by endpoint `host[:port]` and these.
+    identities: Mutex<HashMap<(String, String), Secret>>,
     /// Token servers that were reported.
     reported: Mutex<HashSet<String>>,
     /// Hosts that get credentials over plain HTTP, as was reported.
@@ -71,6 +74,7 @@ impl<'a> Client<'a> {
             progress,
             agents: Mutex::default(),
             authorizations: Mutex::default(),
+            identities: Mutex::default(),
             reported: Mutex::default(),
             unencrypted: Mutex::default(),
             refused: Mutex::default(),

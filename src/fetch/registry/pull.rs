@@ -132,6 +132,10 @@ impl<'p> Pull<'p> {
         self.ask(endpoint, &format!("blobs/{}", wanted.digest), headers)
     }
 
+    pub(super) fn has_endpoints(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }

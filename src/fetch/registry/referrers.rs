@@ -2,8 +2,8 @@
 //! the API for it.
 //!
 //! In: the digest of a manifest. Out: referrers, as the first endpoint that
-//! answers tells them. Invariant: pages are followed at that endpoint only,
-//! and not for ever.
+//! answers tells them, all of them. Invariant: pages are followed at that
+//! endpoint only, and not for ever.
 
 use ureq::http::HeaderMap;
 use ureq::http::header::{ACCEPT, CONTENT_TYPE, LINK};
@@ -41,15 +41,23 @@ impl Pull<'_> {
     }
 
     fn pages(&self, endpoint: &Endpoint, first: Answer<'_>) -> Result<Vec<Referrer>, EndpointError> {
+        let own = self.url(endpoint, "")?.origin();
         let mut page = first;
         let mut referrers = self.parse(&mut page)?;
         for _ in 1..MAX_PAGES {
-            let Some(next) = next_page(&page.url, &page.headers) else { break };
-            let Some(answer) = self.index(endpoint, &next)? else { break };
-            page = answer;
+            let Some(next) = next_page(&page.url, &page.headers) else { return Ok(referrers) };
+            // A redirect may have led elsewhere, but only the endpoint is told who asks.
+            if next.origin() != own {
+                return Err(EndpointError::Referrers("goes on at another server"));
+            }
+            let missing = EndpointError::Referrers("lacks a page that it announces");
+            page = self.index(endpoint, &next)?.ok_or(missing)?;
             referrers.extend(self.parse(&mut page)?);
         }
-        Ok(referrers)
+        match next_page(&page.url, &page.headers) {
+            Some(_) => Err(EndpointError::Referrers("has more than 8 pages")),
+            None => Ok(referrers),
+        }
     }
 
     fn parse(&self, answer: &mut Answer<'_>) -> Result<Vec<Referrer>, EndpointError> {
@@ -79,14 +87,12 @@ fn says_index(headers: &HeaderMap) -> bool {
     said.is_some_and(|said| kind(said) == Kind::Index)
 }
 
-/// The target of `Link: <…>; rel="next"` (RFC 8288), if it is at the same
-/// origin.
+/// The target of `Link: <…>; rel="next"` (RFC 8288), wherever it is.
 fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).find_map(|value| {
         let (target, parameters) = value.trim_start().strip_prefix('<')?.split_once('>')?;
         let is_next = |parameter: &str| matches!(parameter.trim(), "rel=next" | "rel=\"next\"");
-        let next = parameters.split(';').any(is_next).then(|| from.join(target))??;
-        (next.origin() == from.origin()).then_some(next)
+        parameters.split(';').any(is_next).then(|| from.join(target))?
     })
 }
 
@@ -95,14 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_page_is_at_the_same_origin() {
+    fn the_next_page_is_where_the_link_leads() {
         let from = Url::parse("https://a.io/v2/x/referrers/1?ns=b").unwrap();
         for (link, next) in [
             (r#"</v2/x/referrers/1?last=2>; rel="next""#, Some("https://a.io/v2/x/referrers/1?last=2")),
             ("<https://a.io/y>; rel=next", Some("https://a.io/y")),
             (r#"<?n=1>; title="x"; rel="next""#, Some("https://a.io/v2/x/referrers/1?n=1")),
-            (r#"<https://b.io/y>; rel="next""#, None),
-            (r#"<http://a.io/y>; rel="next""#, None),
+            (r#"<http://b.io/y>; rel="next""#, Some("http://b.io/y")),
+            (r#"<file:///y>; rel="next""#, None),
             (r#"</y>; rel="prev""#, None),
             ("</y", None),
             ("", None),

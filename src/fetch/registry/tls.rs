@@ -94,9 +94,9 @@ impl From<&CertificateError> for CertificateProblem {
             CertificateError::NotValidYetContext { time, not_before } => {
                 Self::NotValidYet { now: time.as_secs(), not_before: not_before.as_secs() }
             }
-            CertificateError::NotValidForNameContext { presented, .. } => {
-                Self::OtherHost(presented.iter().take(3).cloned().collect::<Vec<_>>().join(", "))
-            }
+            CertificateError::NotValidForNameContext { presented, .. } => Self::OtherHost(
+                presented.iter().take(3).map(|name| bare(name)).collect::<Vec<_>>().join(", "),
+            ),
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::Algorithm,
             other => Self::Other(other.to_string()),
@@ -119,6 +119,12 @@ impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Roots")
     }
+}
+
+/// A name of a certificate, which rustls has as `DnsName("a.io")`.
+fn bare(presented: &str) -> &str {
+    let quoted = presented.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")"));
+    quoted.unwrap_or(presented)
 }
 
 /// The settings of one host. Versions of TLS are 1.2 and 1.3.
@@ -298,7 +304,7 @@ mod tests {
             (
                 certificate(CertificateError::NotValidForNameContext {
                     expected: name,
-                    presented: vec!["b.io".into(), "\u{1b}".into()],
+                    presented: vec!["DnsName(\"b.io\")".into(), "\u{1b}".into()],
                 }),
                 "its certificate is not accepted: it is for another host: b.io, \\x1b",
             ),

@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, StatusCode};
 use super::auth::{self, Challenge};
 use super::error::{Detail, EndpointError};
 use super::http::{Limits, Request};
+use super::retry::retry_after;
 use super::url::{self, Url};
 use super::{Client, lock};
 use crate::fetch::Event;
@@ -55,7 +56,7 @@ impl Client<'_> {
         if known.is_some() && known != refused {
             return Ok(known.cloned());
         }
-        let credentials = self.registries.credentials(&subject.endpoint.authority, subject.repository);
+        let credentials = self.registries.credentials(subject.endpoint, subject.repository);
         let value = match auth::challenge(headers) {
             None => None,
             Some(Challenge::Basic) => credentials.and_then(basic),
@@ -81,24 +82,40 @@ impl Client<'_> {
     ) -> Result<Secret, EndpointError> {
         let server = self.token_server(subject.endpoint, &wanted.realm)?;
         let realm = server.to_string();
-        let failed = |problem: String| EndpointError::Token { realm: realm.clone(), problem };
-        let request =
-            wanted.request(server, credentials).ok_or_else(|| failed("its URL is too odd".into()))?;
-        let mut answer = self.send(&request, subject.limits)?;
-        if answer.status != StatusCode::OK {
-            let detail = Detail::read(&mut answer.body);
-            return Err(match answer.status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => EndpointError::Unauthorized(detail),
-                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                    let retry_after = super::retry::retry_after(&answer.headers);
-                    EndpointError::Busy { status, retry_after, detail }
-                }
-                status if status.is_redirection() => failed("it redirects, which is not followed".into()),
-                status => failed(format!("it answers {status}{detail}")),
-            });
+        let useless = |problem| EndpointError::Token { realm: realm.clone(), problem };
+        let failed = |source| match source {
+            EndpointError::Stopped | EndpointError::Deadline(_) => source,
+            source => EndpointError::TokenServer { realm: realm.clone(), source: Box::new(source) },
+        };
+        let identity = match credentials {
+            Some(Credentials::Identity(configured)) => Some(self.identity(subject.endpoint, configured)),
+            _ => None,
+        };
+        let request = wanted.request(server, credentials, identity.as_ref());
+        let request = request.ok_or_else(|| useless("its URL is too odd"))?;
+        let mut answer = self.send(&request, subject.limits).map_err(failed)?;
+        match answer.status {
+            StatusCode::OK => {}
+            status if status.is_redirection() => return Err(useless("it redirects, which is not followed")),
+            status => {
+                let detail = Detail::read(&mut answer.body);
+                return Err(failed(refusal(status, &answer.headers, detail)));
+            }
         }
-        let bytes = answer.body.read_all(Bound::TokenAnswer, &self.limits)?;
-        parse_token(&bytes).map_err(|problem| failed(problem.into()))
+        let bytes = answer.body.read_all(Bound::TokenAnswer, &self.limits).map_err(failed)?;
+        let Granted { token, refresh_token } = parse_token(&bytes).map_err(useless)?;
+        if let (Some(Credentials::Identity(configured)), Some(fresh)) = (credentials, refresh_token) {
+            let key = (subject.endpoint.authority.clone(), configured.reveal().to_owned());
+            lock(&self.identities).insert(key, fresh);
+        }
+        Ok(token)
+    }
+
+    /// The identity token to send: the one that took the place of the
+    /// configured one in this run, if any did.
+    fn identity(&self, endpoint: &Endpoint, configured: &Secret) -> Secret {
+        let key = (endpoint.authority.clone(), configured.reveal().to_owned());
+        lock(&self.identities).get(&key).unwrap_or(configured).clone()
     }
 
     /// Checks where a challenge sends us, and tells of it once.
@@ -129,17 +146,22 @@ impl Wanted {
     /// A GET, with a password where there is one (distribution, "Token
     /// Authentication Specification"), or a POST of a refresh token ("OAuth2
     /// Token Authentication").
-    fn request(&self, server: Url, credentials: Option<&Credentials>) -> Option<Request> {
+    fn request(
+        &self,
+        server: Url,
+        credentials: Option<&Credentials>,
+        identity: Option<&Secret>,
+    ) -> Option<Request> {
         let mut parameters = vec![("scope", self.scope.as_str())];
         parameters.extend(self.service.as_deref().map(|service| ("service", service)));
-        match credentials {
-            Some(Credentials::Identity(token)) => {
+        match identity {
+            Some(token) => {
                 parameters.push(("grant_type", "refresh_token"));
                 parameters.push(("client_id", CLIENT_ID));
                 parameters.push(("refresh_token", token.reveal()));
                 Some(Request { form: Some(url::form(&parameters)), ..Request::get(server) })
             }
-            credentials => {
+            None => {
                 let url = server.with_query(&parameters)?;
                 Some(Request { authorization: credentials.and_then(basic), ..Request::get(url) })
             }
@@ -157,17 +179,37 @@ fn basic(credentials: &Credentials) -> Option<Secret> {
     }
 }
 
-fn parse_token(bytes: &[u8]) -> Result<Secret, &'static str> {
+/// What a token server's answer that is none means.
+fn refusal(status: StatusCode, headers: &HeaderMap, detail: Detail) -> EndpointError {
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return EndpointError::Busy { status, retry_after: retry_after(headers), detail };
+    }
+    EndpointError::Status { status, detail }
+}
+
+/// What a token server grants.
+#[derive(Debug, PartialEq, Eq)]
+struct Granted {
+    token: Secret,
+    /// In place of the identity token that was sent.
+    refresh_token: Option<Secret>,
+}
+
+fn parse_token(bytes: &[u8]) -> Result<Granted, &'static str> {
     #[derive(serde::Deserialize)]
     struct Answer {
         token: Option<String>,
         access_token: Option<String>,
+        refresh_token: Option<String>,
     }
     let answer: Answer =
         serde_json::from_slice(bytes).map_err(|_| "its answer is not the JSON of a token")?;
     let filled = |text: &String| !text.is_empty();
+    let refresh_token = answer.refresh_token.filter(filled).map(Secret::new);
     match answer.token.filter(filled).or(answer.access_token.filter(filled)) {
-        Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Secret::new(token)),
+        Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Granted { token: Secret::new(token), refresh_token })
+        }
         Some(_) => Err("its token holds characters that no token has"),
         None => Err("its answer holds no token"),
     }
@@ -189,7 +231,8 @@ mod tests {
             ("<html>", None),
             ("", None),
         ] {
-            assert_eq!(parse_token(answer.as_bytes()).ok(), token.map(|t| Secret::new(t.into())), "{answer}");
+            let granted = parse_token(answer.as_bytes()).ok().map(|granted| granted.token);
+            assert_eq!(granted, token.map(|t| Secret::new(t.into())), "{answer}");
         }
     }
 }

@@ -73,7 +73,7 @@ impl<'p> Turns<'p> {
         if let Again::Asked(pause) = turn.again {
             turn.ready = Instant::now() + pause;
         }
-        turn.error = Some(error);
+        turn.error = Some(error.after(turn.error.take()));
     }
 
     /// Whether some endpoint, other than the one last asked, may still be asked.
@@ -85,7 +85,7 @@ impl<'p> Turns<'p> {
     /// What stood in the way of `what` everywhere.
     pub(super) fn into_cause(self, what: String) -> Cause {
         if self.turns.is_empty() {
-            return Cause::NoEndpoint;
+            return if self.pull.has_endpoints() { Cause::Distrusted { what } } else { Cause::NoEndpoint };
         }
         let attempt =
             |turn: Turn<'_>| Some(Attempt { endpoint: turn.endpoint.to_string(), error: turn.error? });

@@ -109,16 +109,25 @@ impl fmt::Display for Endpoint {
 }
 
 impl Registries {
-    /// The credentials for a repository at the endpoint `host[:port]`: those
-    /// whose key says the most about it.
-    pub fn credentials(&self, authority: &str, repository: &str) -> Option<&Credentials> {
-        let mut key = format!("{}/{repository}", authority.to_ascii_lowercase());
-        loop {
-            if let Some(credentials) = self.credentials.get(&key) {
-                return Some(credentials);
-            }
-            key.truncate(key.rfind('/')?);
-        }
+    /// The credentials for a repository at an endpoint: those whose key says
+    /// the most about it.
+    pub fn credentials(&self, endpoint: &Endpoint, repository: &str) -> Option<&Credentials> {
+        spellings(endpoint.scheme == "https", &endpoint.authority).into_iter().flatten().find_map(
+            |authority| {
+                let mut key = format!("{authority}/{repository}");
+                loop {
+                    if let Some(credentials) = self.credentials.get(&key) {
+                        return Some(credentials);
+                    }
+                    key.truncate(key.rfind('/')?);
+                }
+            },
+        )
+    }
+
+    /// The TLS settings of the host at `host[:port]`.
+    pub fn tls(&self, https: bool, authority: &str) -> Option<&Tls> {
+        spellings(https, authority).into_iter().flatten().find_map(|authority| self.tls.get(&authority))
     }
 
     /// The endpoints for `registry`, in the order in which to try them.
@@ -142,6 +151,20 @@ impl Registries {
         }
         endpoints
     }
+}
+
+/// A `host[:port]` in lower case, and its other form where its port is that of
+/// the scheme: with or without it, it is the same server.
+fn spellings(https: bool, authority: &str) -> [Option<String>; 2] {
+    let authority = authority.to_ascii_lowercase();
+    let port = if https { ":443" } else { ":80" };
+    let has_port = authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+    let other = match authority.strip_suffix(port) {
+        Some(host) => Some(host.to_owned()),
+        None if has_port => None,
+        None => Some(format!("{authority}{port}")),
+    };
+    [Some(authority), other]
 }
 
 /// The name by which mirrors know a registry: that of Docker Hub has an older
@@ -198,6 +221,11 @@ mod tests {
 
     fn urls(registries: &Registries, registry: &str) -> Vec<String> {
         registries.endpoints(registry).iter().map(ToString::to_string).collect()
+    }
+
+    fn endpoint(scheme: &str, authority: &str) -> Endpoint {
+        let (scheme, authority) = (scheme.into(), authority.into());
+        Endpoint { scheme, authority, prefix: "/v2".into(), upstream: true }
     }
 
     fn mirror(urls: &[&str], override_path: bool, skip_fallback: bool) -> Mirror {
@@ -267,7 +295,17 @@ mod tests {
     #[test]
     fn credentials_are_for_a_host_or_a_part_of_it() {
         let of = |name: &str| Credentials::Identity(Secret::new(name.into()));
-        let keys = ["a.io", "a.io/team", "a.io/team/secret", "b.io:5000", "c.io/team"];
+        let keys = [
+            "a.io",
+            "a.io/team",
+            "a.io/team/secret",
+            "b.io:5000",
+            "c.io/team",
+            "d.io:443",
+            "[::1]",
+            "e.io",
+            "e.io:443/x",
+        ];
         let credentials = keys.iter().map(|key| ((*key).into(), of(key))).collect();
         let registries = Registries { credentials, ..Registries::default() };
         for (authority, repository, expected) in [
@@ -277,18 +315,24 @@ mod tests {
             ("a.io", "teams/x", Some("a.io")),
             ("a.io", "team/secret/x", Some("a.io/team/secret")),
             ("a.io", "team/secret", Some("a.io/team/secret")),
-            ("a.io:443", "x", None),
+            ("a.io:443", "team/x", Some("a.io/team")),
+            ("a.io:80", "x", None),
+            ("d.io", "x", Some("d.io:443")),
+            ("d.io:5000", "x", None),
+            ("[::1]:443", "x", Some("[::1]")),
+            ("[::1]:5000", "x", None),
+            ("e.io", "x", Some("e.io")),
             ("b.io:5000", "x", Some("b.io:5000")),
             ("b.io", "x", None),
             ("c.io", "x", None),
             ("c.io", "team/x", Some("c.io/team")),
         ] {
-            assert_eq!(
-                registries.credentials(authority, repository),
-                expected.map(of).as_ref(),
-                "{authority}"
-            );
+            let found = registries.credentials(&endpoint("https", authority), repository);
+            assert_eq!(found, expected.map(of).as_ref(), "{authority}");
         }
+        // Without TLS it is another server.
+        assert_eq!(registries.credentials(&endpoint("http", "d.io"), "x"), None);
+        assert_eq!(registries.credentials(&endpoint("http", "a.io:80"), "x"), Some(&of("a.io")));
     }
 
     #[test]
