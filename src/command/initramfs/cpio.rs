@@ -63,51 +63,80 @@ impl Archive {
         self.entries.keys().map(PathBuf::as_path)
     }
 
-    /// Writes the archive, whose first byte is at a multiple of 4. An error
-    /// names the file that could not be read, or none.
-    pub fn write(&self, out: &mut impl Write) -> Result<(), (Option<&Path>, io::Error)> {
+    /// Writes the archive, whose first byte is at a multiple of 4.
+    pub fn write(&self, out: &mut impl Write) -> Result<(), CopyError> {
         let mut inode = 0;
         for (path, entry) in &self.entries {
             inode += 1;
-            let from = match entry {
-                Entry::Copy { from, .. } => Some(from.as_path()),
-                _ => None,
-            };
-            write_entry(out, inode, path, entry).map_err(|error| (from, error))?;
+            write_entry(out, inode, path, entry)?;
         }
         let header = header(0, 0, 1, 0, b"TRAILER!!!".len());
-        write_named(out, &header, b"TRAILER!!!").map_err(|error| (None, error))
+        Ok(write_named(out, &header, b"TRAILER!!!")?)
     }
 }
 
-fn write_entry(out: &mut impl Write, inode: u32, path: &Path, entry: &Entry) -> io::Result<()> {
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub enum CopyError {
+    /// What was to be copied.
+    Read(PathBuf, io::Error),
+    Write(io::Error),
+}
+
+impl From<io::Error> for CopyError {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// Copies all of `content`, which is that of `from`; returns its length in
+/// bytes.
+pub fn copy(from: &Path, mut content: impl Read, out: &mut impl Write) -> Result<u64, CopyError> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut length = 0;
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(count) => {
+                out.write_all(buffer.get(..count).unwrap_or_default())?;
+                length += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(CopyError::Read(from.into(), error)),
+        }
+    }
+}
+
+fn write_entry(out: &mut impl Write, inode: u32, path: &Path, entry: &Entry) -> Result<(), CopyError> {
     let name = path.as_os_str().as_bytes();
     let start = |out: &mut _, mode, size| {
         let links = if mode & S_IFDIR == S_IFDIR { 2 } else { 1 };
         write_named(out, &header(inode, mode, links, size, name.len()), name)
     };
     match entry {
-        Entry::Directory { mode } => start(out, S_IFDIR | mode, 0),
+        Entry::Directory { mode } => start(out, S_IFDIR | mode, 0)?,
         Entry::File { mode, content } => {
             start(out, S_IFREG | mode, size_of(content.len() as u64)?)?;
-            write_padded(out, content)
+            write_padded(out, content)?;
         }
         Entry::Symlink { target } => {
             let target = target.clone().into_vec();
             start(out, S_IFLNK | 0o777, size_of(target.len() as u64)?)?;
-            write_padded(out, &target)
+            write_padded(out, &target)?;
         }
         Entry::Copy { mode, from } => {
-            let file = File::open(from)?;
-            let length = file.metadata()?.len();
-            start(out, S_IFREG | mode, size_of(length)?)?;
+            let failed = |error| CopyError::Read(from.into(), error);
+            let file = File::open(from).map_err(failed)?;
+            let length = file.metadata().map_err(failed)?.len();
+            start(out, S_IFREG | mode, size_of(length).map_err(failed)?)?;
             // Its size is in the header: what grows meanwhile is cut there.
-            if io::copy(&mut file.take(length), out)? != length {
-                return Err(io::Error::other("it became shorter while it was read"));
+            if copy(from, file.take(length), out)? != length {
+                return Err(failed(io::Error::other("it became shorter while it was read")));
             }
-            out.write_all(padding(length as usize))
+            out.write_all(padding(length as usize))?;
         }
     }
+    Ok(())
 }
 
 fn size_of(length: u64) -> io::Result<u32> {
@@ -178,10 +207,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_is_named() {
-        let mut archive = Archive::default();
-        archive.add(Path::new("a"), Entry::Copy { mode: 0o644, from: "/nowhere".into() });
-        let (path, _) = archive.write(&mut Vec::new()).unwrap_err();
-        assert_eq!(path, Some(Path::new("/nowhere")));
+    fn a_file_that_is_missing_is_named_and_a_full_disk_is_not_its_fault() {
+        let copying = |from: &str| {
+            let mut archive = Archive::default();
+            archive.add(Path::new("a"), Entry::Copy { mode: 0o644, from: from.into() });
+            archive
+        };
+        let missing = copying("/nowhere").write(&mut Vec::new()).unwrap_err();
+        assert!(matches!(missing, CopyError::Read(path, _) if path == Path::new("/nowhere")));
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let unwritten = copying("/proc/self/exe").write(&mut full).unwrap_err();
+        assert!(matches!(unwritten, CopyError::Write(_)), "{unwritten:?}");
     }
 }

@@ -18,7 +18,7 @@ use super::machine;
 use crate::cli;
 use crate::error::Error;
 use crate::text::Escaped;
-use cpio::{Archive, Entry, padding};
+use cpio::{Archive, CopyError, Entry, copy, padding};
 
 /// The hooks, as packages install them too: where they go, their mode, and
 /// what they are.
@@ -165,10 +165,10 @@ fn add_tree(archive: &mut Archive, from: &Path, to: &Path) -> Result<(), Error> 
         )));
     }
     let metadata = fs::metadata(from).map_err(read_failed(from))?;
-    if !metadata.is_dir() {
-        return add_entry(archive, from, to, &metadata);
-    }
     add_entry(archive, from, to, &metadata)?;
+    if !metadata.is_dir() {
+        return Ok(());
+    }
     let mut directories = vec![(from.to_owned(), to.to_owned())];
     while let Some((from, to)) = directories.pop() {
         for entry in fs::read_dir(&from).map_err(read_failed(&from))? {
@@ -209,22 +209,28 @@ fn write(archive: &Archive, before: Option<&Path>, path: &Path) -> Result<u64, E
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed())?;
     let mut out = BufWriter::new(file);
     if let Some(before) = before {
-        let length = copy_initramfs(before, &mut out)?;
+        let length = copy_initramfs(before, path, &mut out)?;
         // The kernel finds an archive behind a compressed one only there.
         out.write_all(padding(length as usize)).map_err(failed())?;
     }
-    archive.write(&mut out).map_err(|(from, source)| match from {
-        Some(from) => Error::Read { path: from.into(), source },
-        None => failed()(source),
-    })?;
+    archive.write(&mut out).map_err(copy_failed(path))?;
     let file = out.into_inner().map_err(|error| failed()(error.into_error()))?;
     file.sync_all().map_err(failed())?;
     Ok(file.metadata().map_err(failed())?.len())
 }
 
-/// Copies what the kernel can unpack; returns its length in bytes.
-fn copy_initramfs(path: &Path, out: &mut impl Write) -> Result<u64, Error> {
-    let mut file = File::open(path).map_err(read_failed(path))?;
+/// For `map_err` where `to` is written.
+fn copy_failed(to: &Path) -> impl Fn(CopyError) -> Error {
+    move |error| match error {
+        CopyError::Read(path, source) => Error::Read { path, source },
+        CopyError::Write(source) => Error::Write { path: to.into(), source },
+    }
+}
+
+/// Copies what the kernel can unpack to the beginning of `to`; returns its
+/// length in bytes.
+fn copy_initramfs(path: &Path, to: &Path, out: &mut impl Write) -> Result<u64, Error> {
+    let file = File::open(path).map_err(read_failed(path))?;
     let mut start = Vec::new();
     (&file).take(6).read_to_end(&mut start).map_err(read_failed(path))?;
     if !MAGIC.iter().any(|(magic, _)| start.starts_with(magic)) {
@@ -233,7 +239,5 @@ fn copy_initramfs(path: &Path, out: &mut impl Write) -> Result<u64, Error> {
             io::Error::other(format!("it is no initramfs: none of {} begins it", formats.join(", ")));
         return Err(Error::Read { path: path.into(), source });
     }
-    out.write_all(&start).map_err(write_failed(path))?;
-    let rest = io::copy(&mut file, out).map_err(read_failed(path))?;
-    Ok(start.len() as u64 + rest)
+    copy(path, start.as_slice().chain(file), out).map_err(copy_failed(to))
 }
