@@ -20,7 +20,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 PACKAGES := gcc gcc-12 g++ libc6-dev ca-certificates python3 \
 	qemu-system-x86 ovmf systemd-boot-efi binutils busybox-static mmdebstrap cpio kmod openssl xz-utils zstd strace \
-	util-linux \
+	util-linux systemd \
 	docker-registry skopeo umoci apache2-utils \
 	squashfs-tools squashfs-tools-ng squashfuse 7zip cryptsetup-bin e2fsprogs xfsprogs btrfs-progs dosfstools fdisk iproute2
 
@@ -43,7 +43,8 @@ help:
 	@echo 'make deb         build/plywood_VERSION_ARCHITECTURE.deb: hooks, units, manual pages and completions too'
 	@echo 'make check       format, lints, unit tests, licences'
 	@echo 'make test        all tests, the ones in virtual machines too'
-	@echo 'make powercut    cut the power of booting and applying machines N=1000 times; SEED= for the same times again'
+	@echo 'make powercut    cut the power of booting and applying machines N=1000 times; SEED= for the same times again,'
+	@echo '                 FILESYSTEM=xfs or btrfs for another state volume than ext4'
 	@echo 'make matrix      distributions with every kernel, firmware and initramfs; takes long'
 	@echo 'make fuzz        search for inputs that break something, FUZZ_SECONDS=300 a target'
 	@echo 'make bench       time and memory beside other ways to a squashfs; BENCH="gvisor boot" ROUNDS=1 for a part'
@@ -95,7 +96,7 @@ matrix: deps assets
 	cargo test --locked --package qemu-tests --test distros -- --include-ignored
 
 powercut: deps assets
-	CUTS=$(N) $(if $(SEED),SEED=$(SEED)) cargo test --locked -p qemu-tests --test powercut -- --nocapture
+	CUTS=$(N) $(if $(SEED),SEED=$(SEED)) $(if $(FILESYSTEM),FILESYSTEM=$(FILESYSTEM)) cargo test --locked -p qemu-tests --test powercut -- --nocapture
 
 build/tools/bin/cargo-fuzz:
 	cargo install --locked --root build/tools --version $(CARGO_FUZZ_VERSION) cargo-fuzz

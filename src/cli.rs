@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::oci::ImageSource;
 
@@ -94,7 +95,8 @@ pub struct Apply {
 }
 
 /// When what was applied runs. The names are those of Talos.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Reboot into it now if the running system is not like it
     Auto,
@@ -107,19 +109,6 @@ pub enum Mode {
     /// From the next boot on, which has one attempt and a time limit: unless
     /// `plywood bless` is run by hand in time, the machine goes back
     Try,
-}
-
-impl Mode {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::NoReboot => "no-reboot",
-            Self::Reboot => "reboot",
-            Self::Staged => "staged",
-            Self::Try => "try",
-        }
-    }
 }
 
 #[derive(Debug, Args)]

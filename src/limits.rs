@@ -7,6 +7,7 @@
 //! value before the first foreign byte is read. Depends on nothing.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use Raised::Never;
 
@@ -329,6 +330,20 @@ impl fmt::Display for Amount {
     }
 }
 
+/// Most extensions that a machine has, and layers that it mounts. The kernel
+/// stacks no more directories in one overlay.
+pub const MAX_EXTENSIONS: usize = 500;
+
+/// All of `content`, unless that is more than `most` bytes.
+pub fn read_at_most(content: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    content.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(io::Error::other(format!("it is longer than {most} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,6 +414,13 @@ mod tests {
         ] {
             assert_eq!(Amount(amount, unit).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_allowed() {
+        assert_eq!(read_at_most(&b"four"[..], 4).unwrap(), b"four");
+        let error = read_at_most(&b"fives"[..], 4).unwrap_err();
+        assert_eq!(error.to_string(), "it is longer than 4 bytes");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::limits::MAX_EXTENSIONS;
 use crate::sys::directory::{self, Symlinks};
 use crate::sys::loopdev::LoopDevice;
 use crate::sys::mount::{
@@ -77,7 +78,7 @@ pub struct Form {
 /// Why layers cannot be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    #[error("cannot overlay {count} directories: the kernel's limit is {limit}")]
+    #[error("cannot mount {count} layers: the limit is {limit}")]
     TooMany { count: usize, limit: usize },
     #[error("layers {} and {} have the same number {number}", Escaped::new(.first), Escaped::new(.second))]
     SameNumber { number: u16, first: String, second: String },
@@ -120,9 +121,8 @@ impl Overlay {
         if layers.is_empty() && form.top.is_none() {
             return Ok(None);
         }
-        let count = layers.len() + usize::from(form.top.is_some()) + 1;
-        if count > MAX_LOWER {
-            return Err(OverlayError::TooMany { count, limit: MAX_LOWER });
+        if layers.len() > MAX_EXTENSIONS {
+            return Err(OverlayError::TooMany { count: layers.len(), limit: MAX_EXTENSIONS });
         }
         refuse_same_numbers(&layers)?;
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.number));
@@ -217,7 +217,9 @@ impl Sources<'_> {
         }
         let writes = self.writes.as_ref().map(|writes| writes.directories(place, base.as_fd()));
         let writes = writes.transpose().map_err(at(place))?;
-        let lower = lower.iter().chain([&base]).map(AsFd::as_fd).collect();
+        let nested = nest(&mut lower, &base, builder).map_err(at(place))?;
+        let lowest = nested.as_ref().map_or(base.as_fd(), AsFd::as_fd);
+        let lower = lower.iter().map(AsFd::as_fd).chain([lowest]).collect();
         let upper =
             writes.as_ref().map(|(upper, work)| Upper { upperdir: upper.as_fd(), workdir: work.as_fd() });
         builder.open(&Stack { lower, upper }).map(Some).map_err(at(place))
@@ -237,6 +239,23 @@ impl Sources<'_> {
             _ => Err(OverlayError::Missing { place: absolute(place) }),
         }
     }
+}
+
+/// Where there are more directories than one overlay takes, makes the lowest
+/// of them, and the base, an overlay by itself.
+fn nest(
+    lower: &mut Vec<OwnedFd>,
+    base: &OwnedFd,
+    builder: &OverlayBuilder,
+) -> Result<Option<DetachedMount>, MountError> {
+    if lower.len() < MAX_LOWER {
+        return Ok(None);
+    }
+    let lowest = lower.split_off(MAX_LOWER - 1);
+    let stack = Stack { lower: lowest.iter().chain([base]).map(AsFd::as_fd).collect(), upper: None };
+    let nested = builder.open(&stack)?;
+    builder.admit(&nested)?;
+    Ok(Some(nested))
 }
 
 /// A layer's filesystem, attached nowhere that is seen.
@@ -438,13 +457,10 @@ mod tests {
     }
 
     #[test]
-    fn more_directories_than_the_kernel_takes_are_refused_before_any_mount() {
-        let top = || Form { top: Some("/run/top".into()), ..form(Cover::Root) };
-        over(0..499, form(Cover::Root)).unwrap();
-        over(0..498, top()).unwrap();
-        let expected = "cannot overlay 501 directories: the kernel's limit is 500";
-        assert_eq!(over(0..500, form(Cover::Root)).unwrap_err(), expected);
-        assert_eq!(over(0..499, top()).unwrap_err(), expected);
+    fn more_layers_than_a_machine_has_are_refused_before_any_mount() {
+        over(0..500, form(Cover::Root)).unwrap();
+        let expected = "cannot mount 501 layers: the limit is 500";
+        assert_eq!(over(0..501, form(Cover::Root)).unwrap_err(), expected);
     }
 
     #[test]

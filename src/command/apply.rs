@@ -5,7 +5,7 @@
 //! versions, space and mode before anything is fetched, collisions before the
 //! commit; and a failure gives its space back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::fetch::Network;
 use crate::layer::Recipe;
 use crate::oci::{Digest, Registries};
 use crate::plan::{Changes, Plan};
-use crate::store::{GenerationRecord, Lock, Origin, Proof, Store};
+use crate::store::{GenerationRecord, LayerKey, Lock, Origin, Proof, Store};
 
 /// What a configuration means for this machine.
 struct Job<'a> {
@@ -75,12 +75,11 @@ pub fn run(arguments: &cli::Apply) -> Result<Outcome, Error> {
         return job.show(&directory);
     }
     let (store, lock) = generations::open_to_change(&directory)?;
-    let blobs = store.blobs()?;
+    let before = Content::of(&store)?;
     let change = job.perform(&store, &lock).inspect_err(|_| {
-        if let Err(error) = store.keep_blobs(&lock, &blobs) {
-            log::warn!("what was fetched stays: {}", crate::sys::kmsg::chain(&error));
+        if let Err(error) = before.restore(&store, &lock) {
+            log::warn!("what was fetched and built stays: {}", error.chain());
         }
-        generations::sweep_behind(&store, &lock);
     })?;
     let outcome = job.report(&change)?;
     drop(lock);
@@ -88,6 +87,30 @@ pub fn run(arguments: &cli::Apply) -> Result<Outcome, Error> {
         bless::reboot()?;
     }
     Ok(outcome)
+}
+
+/// What a store has, for a failure to leave it at that.
+struct Content {
+    current: Option<u32>,
+    blobs: BTreeSet<Digest>,
+    layers: BTreeSet<LayerKey>,
+}
+
+impl Content {
+    fn of(store: &Store) -> Result<Self, Error> {
+        let current = store.current_if_readable();
+        Ok(Self { current, blobs: store.blobs()?, layers: store.layers()? })
+    }
+
+    /// Removes what came since.
+    fn restore(&self, store: &Store, lock: &Lock) -> Result<(), Error> {
+        store.keep_blobs(lock, &self.blobs)?;
+        // The last step of a commit may fail when it is done already.
+        if store.current_if_readable() == self.current {
+            store.keep_layers(lock, &self.layers)?;
+        }
+        Ok(())
+    }
 }
 
 fn parse_time_limit(text: &str) -> Result<Duration, Error> {
@@ -134,7 +157,7 @@ impl Job<'_> {
 
     /// The dry run. It makes no store and leaves the one that is there alone.
     fn show(&self, directory: &Path) -> Result<Outcome, Error> {
-        let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+        let scratch = Scratch::temporary()?;
         let elsewhere = Store::open(scratch.path())?;
         let base = machine::base();
         let existing = Store::open_existing(directory)?;
@@ -154,7 +177,8 @@ impl Job<'_> {
             super::print(self.text(&plan, reboot).trim_end())?;
         }
         let config = Digest::sha256(assemble::joined(&self.sources).as_bytes());
-        let is_there = plan.changes().is_empty() && before.is_some_and(|record| record.config == config);
+        let is_it = |record: &GenerationRecord| record.config == config && assembly.stays(record.number);
+        let is_there = plan.changes().is_empty() && before.is_some_and(|record| is_it(&record));
         Ok(if is_there { Outcome::NothingToDo } else { Outcome::Done })
     }
 
@@ -268,7 +292,7 @@ impl Job<'_> {
             "result": result,
             "generation": change.generation,
             "rebootNeeded": change.reboot == Reboot::Needed,
-            "mode": self.arguments.mode.name(),
+            "mode": self.arguments.mode,
             "changes": change.changes,
             "downloadBytes": download,
         })
@@ -278,5 +302,5 @@ impl Job<'_> {
 /// The record of the current generation; none if it is damaged or there is
 /// none.
 fn current(store: &Store) -> Option<GenerationRecord> {
-    store.generation_record(store.current().ok()??).ok()
+    store.generation_record(store.current_if_readable()?).ok()
 }

@@ -303,11 +303,16 @@ impl Assembly<'_> {
         match self.origin {
             Origin::Boot => self.store.generations().ok()?.into_iter().rev().find(is_it),
             Origin::Apply => {
-                let current = self.store.current().ok()??;
-                let is_bad = self.store.trials().is_ok_and(|trials| trials.why_bad(current).is_some());
-                Some(current).filter(|current| !is_bad && is_it(current) && self.lasts(*current))
+                self.store.current_if_readable().filter(|current| is_it(current) && self.stays(*current))
             }
         }
+    }
+
+    /// Whether generation `number`, if it is what is applied, need not be made
+    /// anew: what is bad gets another trial.
+    pub fn stays(&self, number: u32) -> bool {
+        let is_bad = self.store.trials().is_ok_and(|trials| trials.why_bad(number).is_some());
+        !is_bad && self.lasts(number)
     }
 
     /// Whether generation `number` stays as long as what is wanted now: one on

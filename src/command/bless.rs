@@ -5,17 +5,18 @@
 //! is over without one, a reboot. Invariant: nothing but a boot that came up,
 //! or a person, marks a generation good.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::list::{self, Report};
+use super::generations;
+use super::list::{self, Trial};
 use super::machine;
 use crate::cli;
 use crate::error::Error;
-use crate::store::Store;
 use crate::sys::power::{self, Ending};
 use crate::sys::{kmsg, watchdog};
 
@@ -24,33 +25,42 @@ const GRACE: Duration = Duration::from_secs(120);
 
 /// Marks the running generation, or the one that `arguments` name, as good.
 pub fn run(arguments: &cli::Bless) -> Result<(), Error> {
-    let report = match arguments.generation {
-        Some(number) => Report { generation: Some(number), ..Report::default() },
-        None => list::report()?,
+    let number = match arguments.generation {
+        Some(number) => number,
+        None => match list::report()?.generation {
+            Some(number) => number,
+            None => return super::print("nothing to bless: the plain root runs"),
+        },
     };
-    let Some(number) = report.generation else {
-        return super::print("nothing to bless: the plain root runs");
-    };
-    if arguments.automatic && report.trial.as_ref().is_some_and(|trial| trial.time_limit.is_some()) {
+    let trial = running_trial(number);
+    if arguments.automatic && trial.as_ref().is_some_and(|trial| trial.time_limit.is_some()) {
         return super::print(format_args!(
             "generation {number} is on trial for a limited time: `plywood bless`, without --automatic, ends it"
         ));
     }
-    let store = Store::open(&machine::state_directory(&arguments.state))?;
-    let trials = store.trials_or_none()?;
+    let trials = generations::open_existing(&arguments.state)?.trials_or_none()?;
     // A write that changes nothing could only fail.
-    if trials.is_good(number) && trials.last_good == Some(number) {
-        return super::print(format_args!("generation {number} is good already"));
+    let is_good = trials.is_good(number) && trials.last_good == Some(number);
+    if !is_good {
+        mark_good(&machine::state_directory(&arguments.state), number)?;
     }
-    let lock = store.lock()?;
+    if trial.is_some_and(|trial| trial.watchdog.is_some()) {
+        stop_watchdog();
+    }
+    super::print(format_args!("generation {number} is good{}", if is_good { " already" } else { "" }))
+}
+
+/// The trial that the running system is, if it is of generation `number`.
+fn running_trial(number: u32) -> Option<Trial> {
+    list::report().ok().filter(|report| report.generation == Some(number))?.trial
+}
+
+fn mark_good(directory: &Path, number: u32) -> Result<(), Error> {
+    let (store, lock) = generations::open_to_change(directory)?;
     let mut trials = store.trials_or_none()?;
     store.generation(number)?;
     trials.bless(number);
-    store.put_trials(&lock, &trials)?;
-    if report.trial.is_some_and(|trial| trial.watchdog.is_some()) {
-        stop_watchdog();
-    }
-    super::print(format_args!("generation {number} is good"))
+    Ok(store.put_trials(&lock, &trials)?)
 }
 
 /// The boot has started it; an init that has it by now feeds it.
@@ -72,12 +82,18 @@ pub fn expire(arguments: &cli::Expire) -> Result<(), Error> {
     };
     let uptime = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     thread::sleep(Duration::from_secs(limit).saturating_sub(uptime));
-    let store = Store::open(&machine::state_directory(&arguments.state))?;
-    if store.trials_or_none()?.is_good(number) {
-        return super::print(format_args!("generation {number} was blessed in time"));
+    match is_good(&arguments.state, number) {
+        Ok(true) => return super::print(format_args!("generation {number} was blessed in time")),
+        Ok(false) => {}
+        // A generation that takes the state away is one of those that a limit is for.
+        Err(error) => log::error!("nothing tells whether generation {number} was blessed: {}", error.chain()),
     }
     log::error!("generation {number} was not blessed within {limit} s: rebooting");
     reboot()
+}
+
+fn is_good(state: &cli::State, number: u32) -> Result<bool, Error> {
+    Ok(generations::open_existing(state)?.trials_or_none()?.is_good(number))
 }
 
 /// Asks the machine's init to reboot as on Ctrl-Alt-Del, which every init

@@ -140,7 +140,8 @@ fn read_index(path: &Path) -> Result<Index, WriteImageError> {
             json!({ "schemaVersion": 2, "mediaType": manifest::INDEX, "manifests": [] })
         }
         Err(source) => return Err(WriteImageError::Read { path: path.into(), source }),
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| WriteImageError::Read { path: path.into(), source: error.into() })?,
     };
     match index {
         Value::Object(index) if index.get("manifests").is_some_and(Value::is_array) => Ok(index),
@@ -211,12 +212,24 @@ mod tests {
             .map(|m| &m["annotations"][manifest::ANNOTATION_REF_NAME])
             .collect();
         assert_eq!(names, ["v2", "v1"]);
-        let other = tempfile::tempdir().unwrap();
-        fs::write(other.path().join("index.json"), "[]").unwrap();
-        let platform = Platform::linux("amd64");
-        let options = ImageOptions { platform: &platform, mtime: 0, tag: "v3", annotations: vec![] };
-        let refused = write_image(extension().path(), other.path(), &options);
-        assert!(matches!(refused, Err(WriteImageError::Index { .. })));
-        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_index_is_left_alone() {
+        for (text, expected) in [
+            ("[]", "is not the index of an image layout"),
+            ("{}", "is not the index of an image layout"),
+            ("{\"manifests\": [", "cannot read"),
+            ("", "cannot read"),
+        ] {
+            let other = tempfile::tempdir().unwrap();
+            fs::write(other.path().join("index.json"), text).unwrap();
+            let platform = Platform::linux("amd64");
+            let options = ImageOptions { platform: &platform, mtime: 0, tag: "v3", annotations: vec![] };
+            let refused = write_image(extension().path(), other.path(), &options).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{text}: {refused}");
+            assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+            assert_eq!(fs::read(other.path().join("index.json")).unwrap(), text.as_bytes());
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::layer::rules::Permission;
 use crate::layer::squashfs::FileId;
 use crate::layer::squashfs::reader::{ReadError, Reader, Tree};
 use crate::layer::tree::{Content, Directory, Node};
-use crate::oci::{Algorithm, Digest, Hasher};
+use crate::oci::{Digest, HashingWriter};
 use crate::store::{Layer, LayerError};
 use crate::sys::directory;
 use crate::text::Escaped;
@@ -85,9 +85,13 @@ impl fmt::Display for Collisions {
         for collision in self.0.iter().take(LISTED) {
             write!(f, "\n  {collision}")?;
         }
-        match self.0.len().saturating_sub(LISTED) {
-            0 => write!(f, "\n  (`overrides` of the extension named first may allow it)"),
-            more => write!(f, "\n  and {more} more"),
+        let more = self.0.len().saturating_sub(LISTED);
+        if more > 0 {
+            write!(f, "\n  and {more} more")?;
+        }
+        match self.0.iter().any(|collision| collision.kind != Kind::OverSymlink) {
+            true => write!(f, "\n  (`overrides` of the extension named first may allow it)"),
+            false => Ok(()),
         }
     }
 }
@@ -309,18 +313,10 @@ impl Search<'_> {
 
 /// The digest and the length of all of `content`.
 fn hash(mut content: impl Read) -> io::Result<(Digest, u64)> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut length = 0;
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        match content.read(&mut buffer)? {
-            0 => return Ok((hasher.finish(), length)),
-            count => {
-                hasher.update(buffer.get(..count).unwrap_or_default());
-                length += count as u64;
-            }
-        }
-    }
+    let mut hashed = HashingWriter::new(io::sink());
+    io::copy(&mut content, &mut hashed)?;
+    let (_, digest, length) = hashed.finish();
+    Ok((digest, length))
 }
 
 fn is(status: &Stat, kind: FileType) -> bool {

@@ -12,7 +12,7 @@ use super::machine;
 use crate::cli;
 use crate::config::{Config, Source};
 use crate::error::Error;
-use crate::store::{Blobs, GenerationError, Lock, Roots, Store, Swept, Trials};
+use crate::store::{Blobs, Lock, Roots, Store, StoreError, Swept, Trials};
 
 /// What would be booted next: as a boot decides, which goes on to the next
 /// choice where one turns out to be damaged.
@@ -22,8 +22,8 @@ pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
     let known = numbers.into_iter().map(|number| (number, decision::proof_if_whole(store, number))).collect();
     let decision = decision::decide(&Situation {
         pinned: None,
-        wanted: store.current().ok().flatten(),
-        previous: store.previous().ok().flatten(),
+        wanted: store.current_if_readable(),
+        previous: store.previous_if_readable(),
         known: &known,
         trials: &trials,
     });
@@ -32,9 +32,9 @@ pub fn next(store: &Store) -> Result<(Decision, Trials), Error> {
 
 /// `plywood rollback [N]`: the generation that the next boot takes.
 pub fn rollback(arguments: &cli::Rollback) -> Result<(), Error> {
-    let (store, lock) = open_to_change(&machine::state_directory(&arguments.state))?;
+    let (store, lock) = open_existing_to_change(&arguments.state)?;
     let mut trials = store.trials_or_none()?;
-    let current = store.current().ok().flatten();
+    let current = store.current_if_readable();
     let number = match arguments.generation {
         Some(number) => number,
         None => earlier(&store, current, &trials)?,
@@ -68,15 +68,14 @@ fn earlier(store: &Store, current: Option<u32>, trials: &Trials) -> Result<u32, 
         .last_good
         .into_iter()
         .chain(store.generations()?.into_iter().rev().filter(|number| trials.is_good(*number)));
-    let previous = store.previous().ok().flatten();
-    good.chain(previous)
+    good.chain(store.previous_if_readable())
         .find(|number| Some(*number) != current)
         .ok_or_else(|| Error::NotBootable("there is no other generation to go back to".into()))
 }
 
 /// `plywood gc`: removes what no generation that is kept needs.
 pub fn gc(arguments: &cli::Gc) -> Result<(), Error> {
-    let (store, lock) = open_to_change(&machine::state_directory(&arguments.state))?;
+    let (store, lock) = open_existing_to_change(&arguments.state)?;
     let swept = sweep(&store, &lock, Blobs::Sweep)?;
     if arguments.json {
         return super::print(format_args!(
@@ -100,7 +99,12 @@ pub fn gc(arguments: &cli::Gc) -> Result<(), Error> {
 
 /// Removes what the current generation's configuration does not keep.
 pub fn sweep(store: &Store, lock: &Lock, blobs: Blobs) -> Result<Swept, Error> {
-    let running = list::report().ok().and_then(|report| report.generation);
+    let running = match list::report() {
+        Ok(report) => report.generation,
+        Err(Error::NotBooted { .. }) => None,
+        // What runs is not known then, and must not go.
+        Err(error) => return Err(error),
+    };
     let (decision, _) = next(store)?;
     let next = decision.choices.first().map(|choice| choice.number);
     let newest = match store.current()? {
@@ -119,7 +123,12 @@ fn keep_generations(config: &Config) -> usize {
 /// The configuration of generation `number`, whatever became of its layers.
 pub fn config_of(store: &Store, number: u32) -> Result<Config, Error> {
     let text = store.config_text(number)?;
-    machine::parse_config(&[Source { name: format!("generation {number}"), text: text.into_bytes() }])
+    machine::parse_config(&[source_of(number, text)])
+}
+
+/// The configuration that the store has of generation `number`, to be parsed.
+pub fn source_of(number: u32, config: String) -> Source {
+    Source { name: format!("generation {number}"), text: config.into_bytes() }
 }
 
 /// Removes generations that are not kept any more, after something else has
@@ -130,6 +139,13 @@ pub fn sweep_behind(store: &Store, lock: &Lock) {
         Ok(swept) => log::info!("removed {} generations, {} layers", swept.generations.len(), swept.layers),
         Err(error) => log::warn!("old generations stay: {}", error.chain()),
     }
+}
+
+/// As [`open_to_change`], where there has to be a store already: a slip in the
+/// directory's name makes none.
+fn open_existing_to_change(arguments: &cli::State) -> Result<(Store, Lock), Error> {
+    open_existing(arguments)?;
+    open_to_change(&machine::state_directory(arguments))
 }
 
 /// Opens the store and keeps others from changing it. One that a newer
@@ -154,11 +170,6 @@ pub fn refuse_newer(directory: &Path) -> Result<(), Error> {
 /// For commands that say what is in the store: it has to be there.
 pub fn open_existing(arguments: &cli::State) -> Result<Store, Error> {
     let path = machine::state_directory(arguments);
-    let absent = || {
-        Error::Generation(GenerationError::Read {
-            path: path.clone(),
-            source: std::io::ErrorKind::NotFound.into(),
-        })
-    };
-    Store::open_existing(&path)?.ok_or_else(absent)
+    let store = Store::open_existing(&path)?;
+    Ok(store.ok_or(StoreError::Absent { path })?)
 }

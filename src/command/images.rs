@@ -91,6 +91,11 @@ const SCRATCH_ATTEMPTS: u32 = 100;
 pub struct Scratch(Leftover);
 
 impl Scratch {
+    /// In the directory for temporary files.
+    pub fn temporary() -> Result<Self, Error> {
+        Self::beside(&std::env::temp_dir().join("plywood"))
+    }
+
     /// Beside `neighbour`, so that what is made there can be renamed to it.
     pub fn beside(neighbour: &Path) -> Result<Self, Error> {
         let directory = match neighbour.parent() {
@@ -253,7 +258,7 @@ fn validate_image(target: &str, arguments: &cli::Validate) -> Result<Valid, Erro
         let not_either = |error| Error::Usage(format!("{target} is no directory, and as an image: {error}"));
         target.parse().map_err(not_either)?
     };
-    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let scratch = Scratch::temporary()?;
     let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&image))?;
     let layer = workshop.layer(&image)?;
     let record = layer.record();
@@ -310,7 +315,7 @@ fn refusal(error: &Error) -> serde_json::Value {
 
 /// `plywood inspect IMAGE`: what an image is made of.
 pub fn inspect(arguments: &cli::Inspect) -> Result<(), Error> {
-    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let scratch = Scratch::temporary()?;
     let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&arguments.image))?;
     let fetcher = workshop.fetcher();
     let resolved = fetcher.resolve(&arguments.image)?;
@@ -402,7 +407,7 @@ pub fn build(arguments: &cli::Build) -> Result<(), Error> {
             arguments.output
         )));
     };
-    let scratch = Scratch::beside(&std::env::temp_dir().join("plywood"))?;
+    let scratch = Scratch::temporary()?;
     let image = ImageSource::Directory(arguments.directory.clone());
     let workshop = Workshop::open(&arguments.machine, scratch.path(), from_ref(&image))?;
     let layer = workshop.layer(&image)?;

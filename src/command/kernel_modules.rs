@@ -41,7 +41,7 @@ pub fn check(layer: &Layer, release: &str) -> Result<(), Error> {
     }
     let file = layer.open()?;
     check_modules(layer, file, release)
-        .map_err(|source| Error::KernelModule { extension: layer.record().title().to_string(), source })
+        .map_err(|source| Error::KernelModule { extension: layer.record().title(), source })
 }
 
 fn check_modules(layer: &Layer, file: File, release: &str) -> Result<(), KernelModuleError> {

@@ -2,7 +2,7 @@
 //! its architecture and its clock, read once and passed on.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,9 +16,10 @@ use crate::layer::changeset::ElfMachine;
 use crate::layer::manifest::{Host, HostError};
 use crate::layer::rules::{self, Rules, RulesHost};
 use crate::layer::{Recipe, Verity, squashfs};
+use crate::limits::read_at_most;
 use crate::oci::Platform;
 use crate::oci::registries::{Authorities, PROXY_VARIABLES, Proxies, ProxyError};
-use crate::store::Proof;
+use crate::store::{Proof, open_regular};
 use crate::sys::kmsg;
 use crate::sys::mount;
 
@@ -74,10 +75,16 @@ fn kernel(architecture: &str, release: Option<String>) -> RulesHost {
     RulesHost { kernel_release: release, machine: ElfMachine::of_architecture(architecture) }
 }
 
+/// What os-release(5) says of the base; nothing where there is none.
 fn base_host(root: &Path) -> Host {
-    let read = |path| fs::read_to_string(root.join(path)).ok();
-    let text = read("etc/os-release").or_else(|| read("usr/lib/os-release")).unwrap_or_default();
-    Host::from_os_release(&text)
+    for path in ["etc/os-release", "usr/lib/os-release"] {
+        match fs::read(root.join(path)) {
+            Ok(text) => return Host::from_os_release(&String::from_utf8_lossy(&text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => log::warn!("/{path} does not tell what the base is: {error}"),
+        }
+    }
+    Host::default()
 }
 
 /// Reads configuration files that together are one configuration; `-` is what
@@ -105,30 +112,16 @@ pub fn parse_config(sources: &[Source]) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// A file of configuration, refused before it is read if it is too large or not
-/// a regular file.
+/// A file of configuration, if it is a regular one of bounded size.
 pub fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: path.into(), source };
-    let metadata = fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(std::io::Error::other("it is not a regular file")));
-    }
-    if metadata.len() > config::MAX_BYTES as u64 {
-        let what = format!("it has {} bytes, the limit is {}", metadata.len(), config::MAX_BYTES);
-        return Err(failed(std::io::Error::other(what)));
-    }
-    fs::read(path).map_err(failed)
+    let content = open_regular(path).and_then(|file| read_at_most(file, config::MAX_BYTES as u64));
+    content.map_err(|source| Error::Read { path: path.into(), source })
 }
 
 /// What comes in until its end, of no more bytes than a file may have.
 fn read_input(input: impl Read) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: STANDARD_INPUT.into(), source };
-    let mut text = Vec::new();
-    input.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
-    match text.len() > config::MAX_BYTES {
-        true => Err(failed(std::io::Error::other(format!("it is longer than {} bytes", config::MAX_BYTES)))),
-        false => Ok(text),
-    }
+    let content = read_at_most(input, config::MAX_BYTES as u64);
+    content.map_err(|source| Error::Read { path: STANDARD_INPUT.into(), source })
 }
 
 /// What a configuration and a machine mean for the layers built for them.

@@ -16,6 +16,7 @@ use crate::layer::rules::Permission;
 use crate::layer::service::{DIRECTORY, MAX_BYTES, Service, is_description};
 use crate::layer::squashfs::reader::{ReadError, Reader};
 use crate::layer::tree::Content;
+use crate::limits::read_at_most;
 use crate::store::Layer;
 use crate::text::Escaped;
 
@@ -88,12 +89,7 @@ fn not_regular() -> io::Error {
 
 /// All bytes, unless there are more than a description may have.
 fn bounded(content: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    content.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    match bytes.len() > MAX_BYTES {
-        true => Err(io::Error::other(format!("it is longer than {MAX_BYTES} bytes"))),
-        false => Ok(bytes),
-    }
+    read_at_most(content, MAX_BYTES as u64)
 }
 
 fn describe(file: String, bytes: io::Result<Vec<u8>>) -> Description {

@@ -103,7 +103,7 @@ impl Status {
             state: Escaped::path(store.path()).to_string(),
             running: running.as_ref().and_then(|report| report.generation),
             next: choices.first().map(|choice| choice.number),
-            current: store.current().ok().flatten(),
+            current: store.current_if_readable(),
             last_good: trials.last_good,
             boot: running.or_else(|| store.last_boot().ok()),
             generations: rows,

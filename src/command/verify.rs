@@ -22,8 +22,7 @@ use crate::fetch::{self, Fetcher};
 use crate::layer::{Builder, write_hash_tree};
 use crate::oci::ImageSource;
 use crate::store::{
-    Finding, GenerationRecord, Inspection, Layer, LayerEntry, LayerKey, Lock, Store, Subject, Verdict,
-    digest_of,
+    GenerationRecord, Inspection, Layer, LayerEntry, LayerKey, Lock, Store, Subject, Verdict, digest_of,
 };
 use crate::text::Escaped;
 
@@ -31,13 +30,13 @@ use crate::text::Escaped;
 /// wrong when it ends.
 pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     let store = generations::open_existing(&arguments.state)?;
-    let mut inspection = inspect(&store)?;
+    let mut inspection = store.inspect(&check_tree)?;
     if arguments.repair && !inspection.findings.is_empty() {
         store.check_formats()?;
         let lock = store.lock()?;
         repair(&store, &lock, &inspection)?;
         absolve(&store, &lock)?;
-        inspection = inspect(&store)?;
+        inspection = store.inspect(&check_tree)?;
     }
     if arguments.json {
         super::print(format_args!("{:#}", serde_json::json!(inspection)))?;
@@ -50,24 +49,11 @@ pub fn run(arguments: &cli::Verify) -> Result<(), Error> {
     }
 }
 
-/// Everything in the store, the layers' hash trees too.
-fn inspect(store: &Store) -> Result<Inspection, Error> {
-    let mut inspection = store.inspect()?;
-    for layer in std::mem::take(&mut inspection.whole) {
-        if let Err(error) = check_tree(&layer) {
-            let subject = Subject::HashTree(*layer.key());
-            inspection.findings.push(Finding { subject, problem: error.to_string() });
-        }
-    }
-    Ok(inspection)
-}
-
 /// Compares a layer's hash tree with the one that its content has.
-fn check_tree(layer: &Layer) -> io::Result<()> {
+fn check_tree(layer: &Layer, squashfs: &File) -> io::Result<()> {
     let Some(root) = &layer.record().verity_root else { return Ok(()) };
-    let squashfs = layer.open().map_err(io::Error::other)?;
     let expected = File::from(memfd_create("verity", MemfdFlags::CLOEXEC)?);
-    if write_hash_tree(&squashfs, expected.try_clone()?)? != *root {
+    if write_hash_tree(squashfs, expected.try_clone()?)? != *root {
         return Err(io::Error::other("the layer's record names another root hash"));
     }
     let stored = layer.open_verity()?;
@@ -130,12 +116,12 @@ fn remake(store: &Store, lock: &Lock, record: &GenerationRecord, entry: &LayerEn
     let config = generations::config_of(store, record.number)?;
     let machine = Machine::running(&machine::base(), &config)?;
     let recipe = machine::recipe(&config, &machine)?;
-    let console = Console::default();
+    let console = Console::by_hand();
     let fetcher = Fetcher::new(fetch::Machine {
         store,
         registries: config.registries(),
         selection: machine::selection(&config, &machine),
-        network: machine::network(&config),
+        network: machine::network_by_hand(&config)?,
         progress: &console,
     });
     let resolved = fetcher.resolve(&pinned(entry)?)?;

@@ -5,6 +5,7 @@
 use super::draft::{Draft, ExtensionDraft, add, given};
 use super::settings::{KernelModule, OnFailure, parse_module_name, parse_module_parameter, parse_path};
 use super::{network, plywood, registries};
+use crate::limits::MAX_EXTENSIONS;
 use crate::oci::registries::PROXY_VARIABLES;
 use crate::text::Escaped;
 use crate::yaml::{Cursor, Fields};
@@ -48,8 +49,8 @@ fn check_version(version: &Cursor<'_>) {
 
 fn read_machine(mut fields: Fields<'_>, draft: &mut Draft) {
     if let Some(mut install) = fields.optional("install").and_then(|at| at.fields()) {
-        for extension in install.optional("extensions").and_then(|at| at.items()).unwrap_or_default() {
-            read_extension(&extension, draft);
+        if let Some(extensions) = install.optional("extensions") {
+            read_extensions(&extensions, draft);
         }
         draft.passed_over.extend(install.pass_over());
     }
@@ -72,6 +73,16 @@ fn read_machine(mut fields: Fields<'_>, draft: &mut Draft) {
         draft.passed_over.extend(kernel.pass_over());
     }
     draft.passed_over.extend(fields.pass_over());
+}
+
+fn read_extensions(at: &Cursor<'_>, draft: &mut Draft) {
+    let extensions = at.items().unwrap_or_default();
+    let count = draft.extensions.len() + extensions.len();
+    if count > MAX_EXTENSIONS {
+        return at
+            .problem(format!("{count} extensions are more than the {MAX_EXTENSIONS} that a machine takes"));
+    }
+    extensions.iter().for_each(|extension| read_extension(extension, draft));
 }
 
 fn read_extension(at: &Cursor<'_>, draft: &mut Draft) {

@@ -323,6 +323,10 @@ fn every_mistake_has_its_message() {
         (image("{image: 'oci:/a', onFailure: ignore}"), "extensions[0].onFailure: expected one of fail, skip, found `ignore`"),
         (image("{image: 'oci:/a', overrides: [etc]}"), "extensions[0].overrides[0]: the path `etc` is not absolute"),
         (image("{image: 'oci:/a'}, {image: 'oci:/a'}"), "extensions[1].image: this image is already at f:2:42"),
+        (
+            image(&(0..501).map(|number| format!("{{image: 'oci:/{number}'}}")).collect::<Vec<_>>().join(", ")),
+            "machine.install.extensions: 501 extensions are more than the 500 that a machine takes",
+        ),
         ("machine: {kernel: {modules: [{name: '../x'}]}}".into(), "modules[0].name: `../x` is not the name of a kernel module"),
         ("machine: {kernel: {modules: [{name: x, parameters: ['=']}]}}".into(), "parameters[0]: `=` is not a parameter of a kernel module"),
         ("machine: {kernel: {modules: [{nam: x}]}}".into(), "modules[0]: the key name is missing"),

@@ -127,7 +127,7 @@ impl Store {
         Ok(Blob { path, offset: 0, size, digest })
     }
 
-    /// The digests of all blobs, as far as their directories can be read.
+    /// The digests of all blobs.
     pub fn blobs(&self) -> Result<BTreeSet<Digest>, BlobError> {
         let mut digests = BTreeSet::new();
         for algorithm in ["sha256", "sha512"] {

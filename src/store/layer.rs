@@ -4,6 +4,7 @@
 //! `layers/<key>.verity` the image's dm-verity tree. The image gets its name
 //! last, so whatever lies there without one was never finished.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -34,15 +35,13 @@ impl LayerKey {
 }
 
 impl LayerKey {
-    /// Whether a file of this name belongs to a layer.
-    pub(super) fn names_file(name: &str) -> bool {
-        let extension = name.split_once('.').filter(|(key, _)| Self::is_one(key)).map(|(_, rest)| rest);
-        matches!(extension, Some("sqsh" | "verity" | "json"))
-    }
-
-    /// Whether `text` is a key as files are named by it.
-    pub(super) fn is_one(text: &str) -> bool {
-        text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    /// The key, as text, of the layer that a file of this name belongs to.
+    pub(super) fn of_file(name: &str) -> Option<&str> {
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        match name.split_once('.')? {
+            (key, "sqsh" | "verity" | "json") if key.len() == 64 && key.bytes().all(is_hex) => Some(key),
+            _ => None,
+        }
     }
 }
 
@@ -101,6 +100,8 @@ pub struct Layer {
 pub enum LayerError {
     #[error("cannot {action} layer {key}")]
     Io { action: &'static str, key: LayerKey, source: io::Error },
+    #[error("cannot list the layers")]
+    List { source: io::Error },
     #[error("cannot prepare a new layer in the state directory")]
     Stage { source: io::Error },
     #[error("layer {key} is damaged")]
@@ -165,19 +166,21 @@ impl Layer {
     /// The layer is no longer in the store then.
     pub fn export(&self, path: &Path) -> Result<(), LayerError> {
         let io = |source| LayerError::Io { action: "export", key: self.key, source };
-        fs::set_permissions(&self.path, Permissions::from_mode(0o644)).map_err(io)?;
-        fs::rename(&self.path, path).map_err(io)?;
-        sync_parent(path).map_err(io)
+        move_out(&self.path, path).map_err(io)
     }
 
     /// As [`export`](Self::export), the dm-verity tree of the squashfs.
     pub fn export_verity(&self, path: &Path) -> Result<(), LayerError> {
         let io = |source| LayerError::Io { action: "export the hash tree of", key: self.key, source };
-        let tree = verity_path(&self.path);
-        fs::set_permissions(&tree, Permissions::from_mode(0o644)).map_err(io)?;
-        fs::rename(tree, path).map_err(io)?;
-        sync_parent(path).map_err(io)
+        move_out(&verity_path(&self.path), path).map_err(io)
     }
+}
+
+/// Moves a file of the store to where everybody may read it.
+fn move_out(from: &Path, to: &Path) -> io::Result<()> {
+    fs::set_permissions(from, Permissions::from_mode(0o644))?;
+    fs::rename(from, to)?;
+    sync_parent(to)
 }
 
 /// Opens and checks `layers` as [`Layer::open`] does, on all cores: nothing at
@@ -198,6 +201,23 @@ impl LayerError {
 }
 
 impl Store {
+    /// The keys of all layers, whole or not.
+    pub fn layers(&self) -> Result<BTreeSet<LayerKey>, LayerError> {
+        let failed = |source| LayerError::List { source };
+        let mut keys = BTreeSet::new();
+        for entry in fs::read_dir(self.path.join("layers")).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let key = name.to_str().and_then(LayerKey::of_file);
+            keys.extend(key.and_then(|key| format!("sha256:{key}").parse().ok()).map(LayerKey));
+        }
+        Ok(keys)
+    }
+
+    /// Removes all layers but `kept`.
+    pub fn keep_layers(&self, lock: &Lock, kept: &BTreeSet<LayerKey>) -> Result<(), LayerError> {
+        self.layers()?.difference(kept).try_for_each(|key| self.remove_layer(lock, key))
+    }
+
     /// Removes a layer that is of no use, or whatever is in its place; what names it is damaged until it is
     /// built again.
     pub fn remove_layer(&self, _lock: &Lock, key: &LayerKey) -> Result<(), LayerError> {
@@ -220,7 +240,6 @@ impl Store {
         let replaced = self.stage().and_then(|staged| {
             write(staged.file.try_clone()?)?;
             staged.file.set_permissions(Permissions::from_mode(0o400))?;
-            remove_any(&path)?;
             staged.persist(&path)
         });
         let key = layer.key;

@@ -33,7 +33,7 @@ pub use record::RecordError;
 pub use sweep::{Blobs, Roots, SweepError, Swept};
 pub use trials::{Mark, Trials, Verdict};
 
-pub use inspection::{Finding, Inspection, Subject};
+pub use inspection::{CheckTree, Finding, Inspection, Subject};
 
 /// Version of the record `last-boot`.
 const LAST_BOOT_FORMAT: u32 = 1;
@@ -51,6 +51,8 @@ pub struct Store {
 pub enum StoreError {
     #[error("cannot {action} {}", Escaped::path(.path))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("there is no store in {}", Escaped::path(.path))]
+    Absent { path: PathBuf },
     #[error("the state directory {} is locked by {}", Escaped::path(.path), holder(*.pid))]
     Locked { path: PathBuf, pid: Option<u32> },
 }
@@ -153,8 +155,12 @@ impl Store {
     }
 
     fn replace_record(&self, path: &Path, format: u32, value: &impl Serialize) -> io::Result<()> {
+        self.replace_file(path, &record::encode(format, value)?)
+    }
+
+    fn replace_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut staged = self.stage()?;
-        staged.file.write_all(&record::encode(format, value)?)?;
+        staged.file.write_all(bytes)?;
         staged.persist(path)
     }
 }
@@ -169,7 +175,7 @@ impl Store {
         if fs::read(&path).is_ok_and(|before| before == bytes) {
             return Ok(());
         }
-        self.replace_record(&path, LAST_BOOT_FORMAT, report).map_err(failed)
+        self.replace_file(&path, &bytes).map_err(failed)
     }
 
     /// What the last boot came to.
@@ -201,7 +207,7 @@ impl Staged {
     /// Syncs the file, gives it its name and syncs the directory.
     fn persist(mut self, path: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, path)?;
+        replace(&self.path, path)?;
         self.kept = true;
         sync_parent(path)
     }
@@ -209,10 +215,8 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            log::warn!("cannot remove {}, ignored: {error}", self.path.display());
+        if !self.kept {
+            give_back(&self.path);
         }
     }
 }
@@ -239,6 +243,26 @@ fn remove_any(path: &Path) -> io::Result<()> {
         Ok(_) => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Gives `staged` the name `path`, in the place of whatever has it: a
+/// directory there is none of ours, and would stay in the way for ever.
+fn replace(staged: &Path, path: &Path) -> io::Result<()> {
+    match fs::rename(staged, path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir_all(path)?;
+            fs::rename(staged, path)
+        }
+        result => result,
+    }
+}
+
+/// Removes what a change that failed has left. What stays is swept by the
+/// next one that writes.
+fn give_back(path: &Path) {
+    if let Err(error) = remove_any(path) {
+        log::warn!("cannot remove {}, ignored: {error}", Escaped::path(path));
     }
 }
 

@@ -12,13 +12,14 @@
 //! longer than its kind can be.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::read_at_most;
 use crate::oci::Digest;
 use crate::text::Escaped;
 
@@ -122,12 +123,7 @@ fn check_owner(file: impl std::os::fd::AsFd) -> io::Result<()> {
 
 /// The content of a trusted file of at most `limit` bytes.
 pub fn read_trusted(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_trusted(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > limit {
-        true => Err(io::Error::other(format!("it is longer than {limit} bytes"))),
-        false => Ok(bytes),
-    }
+    read_at_most(open_trusted(path)?, limit)
 }
 
 #[cfg(test)]

@@ -139,10 +139,8 @@ impl Store {
             kept.iter().flat_map(|record| &record.layers).map(|entry| entry.key.to_string()).collect();
         let mut garbage = Vec::new();
         for path in names(&self.path.join("layers"))? {
-            let key = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if !LayerKey::is_one(key) {
-                return Err(SweepError::Unknown { path });
-            }
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(key) = LayerKey::of_file(name) else { return Err(SweepError::Unknown { path }) };
             if !named.contains(key) {
                 garbage.push(Garbage { size: size_of_file(&path)?, path });
             }

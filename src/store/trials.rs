@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record::{self, RecordError};
-use super::{Lock, Origin, Store, StoreError};
+use super::{Lock, Store, StoreError};
 use crate::sys::kmsg;
 
 /// Version of the record; a newer one is refused.
@@ -93,20 +93,6 @@ impl Trials {
 }
 
 impl Store {
-    /// Whether something was applied, and which generation that made current
-    /// cannot be read any more. The configuration that a machine was first
-    /// booted with must not take its place.
-    pub fn has_lost_choice(&self) -> bool {
-        let is_lost = match self.current() {
-            Ok(Some(number)) => self.config_text(number).is_err(),
-            Ok(None) => !matches!(self.previous(), Ok(None)),
-            Err(_) => true,
-        };
-        let is_applied =
-            |number| self.generation_record(number).is_ok_and(|record| record.origin == Origin::Apply);
-        is_lost && self.generations().is_ok_and(|numbers| numbers.into_iter().any(is_applied))
-    }
-
     /// The marks; none if there are none yet.
     pub fn trials(&self) -> Result<Trials, RecordError> {
         match record::read(&self.path.join("attempts"), FORMAT) {

@@ -1,6 +1,6 @@
 //! What the process is to the rest of the system.
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 use super::{Error, failed, signal};
 
@@ -15,4 +15,43 @@ pub fn keep_memory_private() -> Result<(), Error> {
 /// so that what was begun is removed (setrlimit(2), `RLIMIT_FSIZE`).
 pub fn outlive_file_size_limit() -> Result<(), Error> {
     signal::ignore(libc::SIGXFSZ).map_err(failed("sigaction", "SIGXFSZ"))
+}
+
+/// As many open files as the hard limit allows, until this is dropped: what is
+/// started later may count on the soft one (select(2)).
+#[derive(Debug)]
+#[must_use = "the limit holds until this is dropped"]
+pub struct ManyFiles(Rlimit);
+
+impl ManyFiles {
+    /// Raises the limit (setrlimit(2), `RLIMIT_NOFILE`).
+    pub fn allow() -> Result<Self, Error> {
+        let before = getrlimit(Resource::Nofile);
+        let most = Rlimit { current: before.maximum, maximum: before.maximum };
+        setrlimit(Resource::Nofile, most).map_err(failed("setrlimit", "RLIMIT_NOFILE"))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for ManyFiles {
+    fn drop(&mut self) {
+        if let Err(errno) = setrlimit(Resource::Nofile, self.0) {
+            log::warn!("the limit for open files stays raised: {errno}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_for_files_is_as_before_in_the_end() {
+        let limits = || (getrlimit(Resource::Nofile).current, getrlimit(Resource::Nofile).maximum);
+        let before = limits();
+        let many = ManyFiles::allow().unwrap();
+        assert_eq!(limits(), (before.1, before.1));
+        drop(many);
+        assert_eq!(limits(), before);
+    }
 }

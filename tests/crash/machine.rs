@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use plywood::store::Store;
 use tempfile::TempDir;
 
-const PLYWOOD: &str = env!("CARGO_BIN_EXE_plywood");
+pub const PLYWOOD: &str = env!("CARGO_BIN_EXE_plywood");
 /// Memory, where syncing costs nothing: a run is the calls that it makes.
 pub const MEMORY: &str = "/dev/shm";
 /// A program that starts without another one's help.
@@ -22,17 +22,18 @@ const ON_ROOT: &str = "var/lib/plywood";
 pub struct Case {
     pub name: &'static str,
     /// Commands that make the state before.
-    before: &'static [&'static [&'static str]],
+    pub before: &'static [&'static [&'static str]],
     pub command: &'static [&'static str],
 }
 
-const GOOD_THEN_ANOTHER: &[&[&str]] =
+/// A good generation, and after it one that was only applied.
+pub const AFTER_ANOTHER: &[&[&str]] =
     &[&["apply", "-f", "a.yaml"], &["bless", "1"], &["apply", "-f", "ab.yaml"]];
 
 pub const CASES: [Case; 6] = [
     Case { name: "first apply", before: &[], command: &["apply", "-f", "a.yaml"] },
-    Case { name: "apply", before: GOOD_THEN_ANOTHER, command: &["apply", "-f", "c.yaml"] },
-    Case { name: "rollback", before: GOOD_THEN_ANOTHER, command: &["rollback", "1"] },
+    Case { name: "apply", before: AFTER_ANOTHER, command: &["apply", "-f", "c.yaml"] },
+    Case { name: "rollback", before: AFTER_ANOTHER, command: &["rollback", "1"] },
     Case { name: "bless", before: &[&["apply", "-f", "a.yaml"]], command: &["bless", "1"] },
     Case {
         name: "gc",
@@ -44,7 +45,7 @@ pub const CASES: [Case; 6] = [
         ],
         command: &["gc"],
     },
-    Case { name: "boot", before: GOOD_THEN_ANOTHER, command: &["boot"] },
+    Case { name: "boot", before: AFTER_ANOTHER, command: &["boot"] },
 ];
 
 /// Extensions, configurations and a root, that all runs read.
@@ -58,8 +59,13 @@ impl Home {
             let manifest = format!("version: v1alpha1\nmetadata: {{name: {name}, version: \"1\"}}\n");
             home.file(&format!("{name}/manifest.yaml"), &manifest);
         }
+        // What does not compress, and is the same each time.
+        let digests = (0..6000_u32).map(|number| plywood::oci::Digest::sha256(&number.to_le_bytes()).hex());
+        home.file("large/rootfs/usr/local/share/large", digests.collect::<String>());
+        home.file("large/manifest.yaml", "version: v1alpha1\nmetadata: {name: large, version: \"1\"}\n");
         for (file, extensions, keep) in [
-            ("a", &["a"][..], 1),
+            ("large", &["large"][..], 1),
+            ("a", &["a"], 1),
             ("ab", &["a", "b"], 1),
             ("c", &["c"], 1),
             ("many-b", &["b"], 9),
@@ -84,7 +90,7 @@ impl Home {
         self.0.path().join(name)
     }
 
-    fn file(&self, name: &str, content: &str) {
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
@@ -132,24 +138,29 @@ impl<'a> Machine<'a> {
 
     /// `command` with `tracer` in front of it.
     pub fn run(&self, tracer: &[String], command: &[&str]) -> Output {
+        if command == ["boot"] {
+            return self.boot(tracer, "exec \"$@\"");
+        }
         let mut words: Vec<String> = tracer.to_vec();
         words.push(PLYWOOD.into());
         words.extend(command.iter().map(ToString::to_string));
-        let mut run = match command {
-            ["boot"] => {
-                words.extend(["--root".into(), self.root.path().display().to_string()]);
-                let mut unshare = Command::new("unshare");
-                let script = "mount --bind cmdline /proc/cmdline && mount -t tmpfs run /run && \
-                              mount --bind \"$ROOT\" \"$ROOT\" && exec \"$@\"";
-                unshare.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).args(&words);
-                unshare
-            }
-            _ => {
-                let mut direct = Command::new(&words[0]);
-                direct.args(&words[1..]).arg("--state").arg(self.state());
-                direct
-            }
-        };
+        let mut run = Command::new(&words[0]);
+        self.output(run.args(&words[1..]).arg("--state").arg(self.state()))
+    }
+
+    /// Runs `script` with the boot as its arguments, where the machine is all
+    /// that there is.
+    pub fn boot(&self, tracer: &[String], script: &str) -> Output {
+        let script = format!(
+            "mount --bind cmdline /proc/cmdline && mount -t tmpfs run /run && \
+             mount --bind \"$ROOT\" \"$ROOT\" || exit 99; {script}"
+        );
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).args(tracer);
+        self.output(unshare.args([PLYWOOD, "boot", "--root"]).arg(self.root.path()))
+    }
+
+    fn output(&self, run: &mut Command) -> Output {
         run.current_dir(self.home.0.path()).env("ROOT", self.root.path());
         run.output().unwrap_or_else(|error| panic!("cannot start {run:?}: {error} (make deps)"))
     }

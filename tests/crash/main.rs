@@ -3,6 +3,7 @@
 //! (`make deps`).
 
 mod calls;
+mod full;
 mod machine;
 mod model;
 mod trace;

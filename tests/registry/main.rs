@@ -2,6 +2,7 @@
 //! and `skopeo` made: what real tools write, over real TLS.
 
 mod artifacts;
+mod repair;
 #[allow(dead_code)]
 #[path = "../fetch_faults/server.rs"]
 mod server;

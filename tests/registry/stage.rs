@@ -12,7 +12,7 @@ use plywood::oci::Digest;
 use serde_json::{Value, json};
 
 /// Runs a program of a Debian package and returns what it prints.
-fn run(package: &str, program: &str, arguments: &[&str]) -> String {
+pub fn run(package: &str, program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()

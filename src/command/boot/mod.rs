@@ -28,11 +28,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::assemble::{self, Assembly};
+use super::generations::source_of;
 use super::list::Report;
 use super::machine::{self, Machine};
 use crate::config::cmdline::{BootParameters, CommandLine, Parameter};
-use crate::config::{AfterBoot, KernelModule, Source};
+use crate::config::{AfterBoot, Config, KernelModule, Source};
 use crate::error::Error;
+use crate::layer;
 use crate::mount::Attached;
 use crate::oci::Digest;
 use crate::store::{Generation, GenerationRecord, LayerKey, Origin, Store, Trials};
@@ -247,15 +249,16 @@ impl Boot {
     /// Mounts what `candidate` stands for at the root. Nothing of a failed
     /// attempt is left.
     fn attempt(&mut self, candidate: Candidate) -> Result<Mounted, Error> {
-        // What an earlier attempt set must not outlive its root.
-        self.firmware = None;
+        self.forget_wishes();
         let Candidate::Generation(choice) = candidate else {
             return self.finish(Report::default(), None, &INITS);
         };
         let mut generation = self.store()?.generation(choice.number)?;
+        let config = machine::parse_config(&[source_of(choice.number, generation.config()?)])?;
+        self.check_fits(&generation, &config)?;
         self.count(choice)?;
         let inits = self.own_inits();
-        let mut overlay = self.mount(&generation);
+        let mut overlay = self.mount(&generation, &config);
         if trial::is_wanted(choice)
             && let Err(Error::Layer(error)) = &overlay
             && let Some(key) = error.damaged()
@@ -264,7 +267,7 @@ impl Boot {
             match self.remake(&generation, key) {
                 Ok(()) => {
                     generation = self.store()?.generation(choice.number)?;
-                    overlay = self.mount(&generation);
+                    overlay = self.mount(&generation, &config);
                 }
                 // The damage is the reason then, and stays.
                 Err(error) => log::warn!("it cannot be made again: {}", error.chain()),
@@ -278,13 +281,32 @@ impl Boot {
         self.finish(report, overlay?, &inits)
     }
 
+    /// What an earlier attempt asked for must not outlive its root.
+    fn forget_wishes(&mut self) {
+        self.firmware = None;
+        self.configured_modules.clear();
+        self.watchdog = None;
+        self.after_boot = AfterBoot::default();
+    }
+
+    /// Fails unless the base is still one that the extensions of `generation`
+    /// are for: it may have been upgraded since.
+    fn check_fits(&self, generation: &Generation, config: &Config) -> Result<(), Error> {
+        let recipe = machine::recipe(config, &Machine::running(&self.root, config)?)?;
+        let mounted = generation.layers().iter().filter(|(entry, layer)| !self.is_skipped(entry, layer));
+        for (entry, layer) in mounted {
+            layer::check_fits(layer, &recipe)
+                .map_err(|source| Error::Unfit { image: entry.source.clone(), source })?;
+        }
+        Ok(())
+    }
+
     /// Makes a damaged layer of `generation` again, from its configuration
     /// wherever that came from: without all its layers the store does not
     /// open it any more.
     fn remake(&mut self, generation: &Generation, key: &LayerKey) -> Result<(), Error> {
         self.remove_layer(key)?;
-        let name = format!("generation {}", generation.number());
-        let source = Source { name, text: generation.config()?.into_bytes() };
+        let source = source_of(generation.number(), generation.config()?);
         let record = generation.record();
         self.assemble(record.origin, &[source], Some(record.clone())).map(drop)
     }
@@ -310,7 +332,7 @@ impl Boot {
     /// not in the store. `None` without a configuration.
     fn configured(&mut self) -> Result<Option<u32>, Error> {
         let store = self.store()?;
-        let current = store.current().ok().flatten();
+        let current = store.current_if_readable();
         // Neither a damaged generation nor its missing layers keep a new one
         // from being made.
         let record = current.and_then(|number| store.generation_record(number).ok());

@@ -15,13 +15,14 @@ use super::state::STATE;
 use super::top::{self, EXTENSIONS, TOP};
 use crate::command::assemble;
 use crate::command::extensions_yaml::layer_name;
-use crate::config::{self, Config, Hierarchies, Source};
+use crate::config::{self, Config, Hierarchies};
 use crate::error::Error;
 use crate::mount::{Attached, Cover, Form, LayerFile, Overlay, Writable, builder};
 use crate::store::{self, Generation, Layer, LayerEntry};
 use crate::sys::directory::{self, Symlinks};
 use crate::sys::firmware::SearchPath;
 use crate::sys::mount::{self, Options, Submounts};
+use crate::sys::process::ManyFiles;
 
 /// Where layers have firmware.
 const FIRMWARE: &str = "usr/lib/firmware";
@@ -33,10 +34,11 @@ pub const BASE: &str = "/run/plywood/base";
 impl Boot {
     /// Mounts `generation` over the root. `None` if it has no layers: then
     /// the base is the root, without an overlay.
-    pub(super) fn mount(&mut self, generation: &Generation) -> Result<Option<Attached>, Error> {
-        let name = format!("generation {}", generation.number());
-        let source = Source { name, text: generation.config()?.into_bytes() };
-        let config = super::machine::parse_config(&[source])?;
+    pub(super) fn mount(
+        &mut self,
+        generation: &Generation,
+        config: &Config,
+    ) -> Result<Option<Attached>, Error> {
         self.configured_modules = config.modules().to_vec();
         self.watchdog = config.watchdog();
         self.after_boot = config.network().after_boot;
@@ -49,14 +51,15 @@ impl Boot {
             log::info!("generation {} has no extensions: no overlay", generation.number());
             return Ok(None);
         }
-        let cover = self.cover(&config, &layers)?;
+        let cover = self.cover(config, &layers)?;
         self.make_hierarchies(&cover)?;
         let extensions = match layers.len() == generation.layers().len() {
             true => generation.extensions()?,
             false => assemble::extensions_of(layers.iter().copied())?,
         };
         let shown_by_overlay = covers_etc(&cover);
-        let form = Form { writable: writable(&config), top: Some(TOP.into()), cover };
+        let form = Form { writable: writable(config), top: Some(TOP.into()), cover };
+        let _limit = ManyFiles::allow()?;
         let files = open(&layers)?;
         let labels: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
         log::info!("mounting generation {}: {}", generation.number(), labels.join(", "));
@@ -68,7 +71,7 @@ impl Boot {
         if shown_by_overlay {
             top::write_linker_cache(&roots)?;
         }
-        let with_firmware = bring_firmware(&roots);
+        let with_firmware = have_firmware(&roots);
         self.show_base();
         let attached = mounted.attach(&self.root)?;
         if with_firmware {
@@ -266,7 +269,7 @@ fn writable(config: &Config) -> Writable {
 }
 
 /// Whether a layer, that is, a root before the last, has firmware.
-fn bring_firmware(roots: &[BorrowedFd]) -> bool {
+fn have_firmware(roots: &[BorrowedFd]) -> bool {
     let layers = roots.split_last().map(|(_, layers)| layers).unwrap_or_default();
     let mut found =
         layers.iter().map(|root| directory::open_in_root(root, Path::new(FIRMWARE), Symlinks::Refuse));

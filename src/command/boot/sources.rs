@@ -19,12 +19,13 @@ use base64::engine::general_purpose::STANDARD;
 use super::Boot;
 use super::root::device_deadline;
 use super::state::STATE;
+use crate::command::generations::source_of;
 use crate::config::cmdline::{ConfigLocation, ConfigRequest};
 use crate::config::{MAX_BYTES, Source};
 use crate::error::Error;
 use crate::oci::Digest;
 use crate::store::Origin;
-use crate::sys::block::{self, DeviceSpec};
+use crate::sys::block::{self, DeviceError, DeviceSpec};
 use crate::sys::mount::{self, Options};
 use crate::text::Escaped;
 
@@ -48,8 +49,7 @@ impl Boot {
             return Ok((Origin::Boot, vec![source]));
         }
         if let Some((number, text)) = applied {
-            let source = Source { name: format!("generation {number}"), text: text.into_bytes() };
-            return Ok((Origin::Apply, vec![source]));
+            return Ok((Origin::Apply, vec![source_of(number, text)]));
         }
         self.config_around().map(|sources| (Origin::Boot, sources))
     }
@@ -61,7 +61,14 @@ impl Boot {
             return files.iter().map(|path| read(path)).collect();
         }
         for (label, file) in VOLUMES {
-            let Ok(device) = block::find(&DeviceSpec::Label(label.into())) else { continue };
+            let device = match block::find(&DeviceSpec::Label(label.into())) {
+                Ok(device) => device,
+                Err(DeviceError::NotFound { .. }) => continue,
+                Err(error) => {
+                    let what = format!("find the configuration volume {label}");
+                    return Err(Error::Boot { what, source: error.into() });
+                }
+            };
             match self.read_from(&device, Path::new(file)) {
                 Ok(source) if is_for_cloud_init(&source.text) => {
                     log::info!("{}: {file} is for cloud-init, passed over", device.path.display());

@@ -10,7 +10,7 @@ use super::clock;
 use super::overlay::{directory_on, is_image};
 use super::root::device_deadline;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::block::DeviceSpec;
 use crate::sys::directory::{self, Symlinks};
 use crate::sys::kmsg;
@@ -38,7 +38,7 @@ impl Boot {
         if !mount::is_mount_point(target)? {
             self.mount_state(target)?;
         }
-        let store = Rc::new(Store::open(target)?);
+        let store = Rc::new(open(target)?);
         self.store = Some(Rc::clone(&store));
         if let Some(time) = store.newest_change() {
             clock::advance(time, "the newest change of the store");
@@ -65,16 +65,21 @@ impl Boot {
         let Some(superblock) = device.superblock() else {
             return Err(failed(format!("no known file system is on {}", device.path.display()).into()));
         };
-        self.load_module(superblock.kind);
-        let options = Options::parse("nodev,nosuid,noexec,noatime");
-        let mount =
-            |access| mount::mount(superblock.kind, &device.path, target, &options.clone().and(access));
+        let kind = superblock.kind;
+        if kind == "vfat" {
+            let what = format!("{} is vfat, which has no owners and no symlinks", device.path.display());
+            return Err(failed(what.into()));
+        }
+        self.load_module(kind);
+        let options = state_options(kind);
+        let mount = |access| mount::mount(kind, &device.path, target, &options.clone().and(access));
         let Err(error) = mount("rw") else { return Ok(()) };
+        // A journal cannot be replayed on a device that is read-only; what was
+        // not finished then fails its digest instead.
+        mount("ro").or_else(|_| mount("ro,norecovery")).map_err(|error| failed(error.into()))?;
         // What is complete there can boot; nothing new can be made.
         log::warn!("the state volume is used read-only: {}", kmsg::chain(&error));
-        // A journal cannot be replayed there; what was not finished then fails
-        // its digest instead.
-        mount("ro").or_else(|_| mount("ro,norecovery")).map_err(|error| failed(error.into()))
+        Ok(())
     }
 }
 
@@ -107,6 +112,25 @@ impl Boot {
         let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
         Ok(mount::bind(Path::new(&path), target, Submounts::Leave)?)
     }
+}
+
+/// Options of a state volume, whatever access there is to it. A volume made to
+/// panic the kernel where it is damaged would do so at each boot.
+fn state_options(kind: &str) -> Options {
+    let options = Options::parse("nodev,nosuid,noexec,noatime");
+    if kind.starts_with("ext") { options.and("errors=remount-ro") } else { options }
+}
+
+/// Opens the store and completes it; one that is there and takes no writes is
+/// used as it is.
+fn open(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(directory).or_else(|error| match Store::open_existing(directory) {
+        Ok(Some(store)) => {
+            log::warn!("the state is used as it is: {}", kmsg::chain(&error));
+            Ok(store)
+        }
+        Ok(None) | Err(_) => Err(error),
+    })
 }
 
 /// Memory for the store, when there is nothing better to say where it is.

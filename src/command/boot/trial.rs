@@ -118,13 +118,14 @@ impl Boot {
             })
         };
         let current = pointer(store.current(), failures);
+        let previous = pointer(store.previous(), failures);
         if current.is_none() && !known.is_empty() {
             failures.push(Failure::log("the state", "nothing says which generation is current"));
         }
         let decision = decision::decide(&Situation {
             pinned: self.parameters.generation,
             wanted: asked.or(current),
-            previous: store.previous().ok().flatten(),
+            previous,
             known: &known,
             trials: &self.trials,
         });
