@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::program::{MKE2FS, run, scratch};
+use crate::filesystem::Filesystem;
+use crate::program::{DEBUGFS, run, scratch};
 
 /// A raw image that appears as the next of `/dev/vda`, `/dev/vdb`, ….
 #[derive(Clone)]
@@ -34,15 +35,30 @@ impl Disk {
     /// An empty ext4 volume of 256 MiB with `label`, for the test `name`.
     /// It lasts from boot to boot.
     pub fn empty(name: &str, label: &str) -> Self {
-        Self::make(name, label, &[], "256m")
+        Self::make(name, label, &[], (Filesystem::Ext4, "256m"))
     }
 
     /// One of 64 MiB with these files, by path and content.
     pub fn with(name: &str, label: &str, files: &[(&str, &[u8])]) -> Self {
-        Self::make(name, label, files, "64m")
+        Self::make(name, label, files, (Filesystem::Ext4, "64m"))
     }
 
-    fn make(name: &str, label: &str, files: &[(&str, &[u8])], size: &str) -> Self {
+    /// One of 384 MiB with these files and another file system.
+    pub fn formatted(name: &str, label: &str, files: &[(&str, &[u8])], filesystem: Filesystem) -> Self {
+        Self::make(name, label, files, (filesystem, "384m"))
+    }
+
+    /// An empty ext4 volume of 16 MiB that holds 128 files, and no more.
+    pub fn small(name: &str, label: &str) -> Self {
+        Self::make(name, label, &[], (Filesystem::SmallExt4, "16m"))
+    }
+
+    fn make(
+        name: &str,
+        label: &str,
+        files: &[(&str, &[u8])],
+        (filesystem, size): (Filesystem, &str),
+    ) -> Self {
         let directory = scratch(&format!("{name}-{label}"));
         let content = directory.join("content");
         make_directory(&content);
@@ -52,10 +68,42 @@ impl Disk {
             fs::write(&file, bytes)
                 .unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
         }
-        let path = directory.join("disk.ext4");
-        let mut make = MKE2FS.command();
-        run(make.args(["-q", "-t", "ext4", "-L", label, "-d"]).arg(content).arg(&path).arg(size));
+        let path = directory.join("disk");
+        filesystem.make(label, &content, &path, size);
         Self { path, keep: Keep::Writes }
+    }
+
+    /// A copy for the test `name` of what the disk has by now.
+    pub fn copied(&self, name: &str) -> Self {
+        let path = scratch(&format!("{name}-copy")).join("disk");
+        fs::copy(&self.path, &path)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        Self { path, keep: Keep::Writes }
+    }
+
+    /// Does something to the ext4 volume behind the kernel's back, by commands
+    /// of debugfs(8); returns what it prints.
+    pub fn debug(&self, commands: &str) -> String {
+        let file = self.path.with_extension("commands");
+        fs::write(&file, commands).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+        run(DEBUGFS.command().arg("-w").arg("-f").arg(file).arg(&self.path))
+    }
+
+    /// Overwrites a block of 4 KiB with bytes that mean nothing.
+    pub fn damage(&self, block: u64) {
+        let written = File::options().write(true).open(&self.path);
+        let written = written.and_then(|file| file.write_all_at(&[0xa5; 4096], block * 4096));
+        written.unwrap_or_else(|error| panic!("cannot write {}: {error}", self.path.display()));
+    }
+
+    /// The UUID of the ext4 volume, as `UUID=` has it.
+    pub fn uuid(&self) -> String {
+        let mut uuid = [0; 16];
+        File::open(&self.path)
+            .and_then(|file| file.read_exact_at(&mut uuid, 1024 + 0x68))
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", self.path.display()));
+        let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
     }
 
     /// The same disk, which the guest cannot write to.

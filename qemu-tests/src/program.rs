@@ -17,6 +17,11 @@ pub const UMOCI: Program = Program { name: "umoci", package: "umoci" };
 pub const HTPASSWD: Program = Program { name: "htpasswd", package: "apache2-utils" };
 pub const BASE64: Program = Program { name: "base64", package: "coreutils" };
 pub const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
+pub const DEBUGFS: Program = Program { name: "debugfs", package: "e2fsprogs" };
+pub const MKFS_XFS: Program = Program { name: "mkfs.xfs", package: "xfsprogs" };
+pub const MKFS_BTRFS: Program = Program { name: "mkfs.btrfs", package: "btrfs-progs" };
+pub const MKFS_VFAT: Program = Program { name: "mkfs.vfat", package: "dosfstools" };
+pub const SYSTEMD_ANALYZE: Program = Program { name: "systemd-analyze", package: "systemd" };
 pub const OBJCOPY: Program = Program { name: "objcopy", package: "binutils" };
 pub const CPIO: Program = Program { name: "cpio", package: "cpio" };
 

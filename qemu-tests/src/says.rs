@@ -56,6 +56,7 @@ pub const MISSING_STATE: &str = "plywood: the configured extensions: *plywood.st
 pub const ANOTHER_ATTEMPT: &str = "plywood: the state: ";
 pub const ARGUMENTS: &str = "GUEST: arguments: single tail";
 pub const A_FAILURE: &str = "plywood: the configured extensions:";
+pub const PLAIN_ROOT: &str = "plywood: booting the plain root, without extensions";
 pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
 pub const SKIPPED: &str = "plywood: skipping oci:/extensions/altered: *digest sha256:";
 pub const MISSING_MODULE: &str = "plywood: machine.kernel.modules: no kernel module is named `missing`";

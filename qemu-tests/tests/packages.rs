@@ -1,8 +1,10 @@
 //! The Debian package: installed on a Debian whose next boot has it, and
 //! purged.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use qemu_tests::program::{SYSTEMD_ANALYZE, scratch, source_tree};
 use qemu_tests::{Disk, Extension, Initramfs, Kernel, Machine, asset, says};
 
 /// Emulated, on a machine that boots others meanwhile.
@@ -26,6 +28,35 @@ fn an_installed_package_has_the_next_boot() {
     said.expect(says::SYSTEM_RUNS).expect_never(says::A_FAILED_UNIT);
     // The program of the package says so, and its unit has marked the boot as good.
     said.expect(&says::listed(0, "hello")).expect(&says::greeting("hello")).expect(says::DISTRO_END);
+    said.expect("generation 1: attempt 1 of 3").expect("GUEST: status: 1 *good *0/3 ");
+}
+
+/// What systemd thinks of the units, with this program in the place of the
+/// installed one.
+#[test]
+fn units_are_right() {
+    let dir = scratch("units");
+    let plywood = qemu_tests::plywood();
+    for entry in std::fs::read_dir(source_tree().join("systemd")).expect("the units").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("a unit");
+        assert!(text.contains("/usr/bin/plywood "), "{} does not run plywood", entry.path().display());
+        let text = text.replace("/usr/bin/plywood", &plywood.display().to_string());
+        std::fs::write(dir.join(entry.file_name()), text).expect("a unit is written");
+    }
+    let units: Vec<_> =
+        std::fs::read_dir(&dir).expect("the units").flatten().map(|unit| unit.path()).collect();
+    assert_eq!(units.len(), 2);
+    let verify = |units: &[PathBuf]| {
+        let mut command = SYSTEMD_ANALYZE.command();
+        command.args(["verify", "--man=no", "--recursive-errors=no"]).args(units);
+        let output = command.output().expect("systemd-analyze can be run");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(verify(&units), (true, String::new()));
+    // A mistake is found.
+    let wrong = dir.join("wrong.service");
+    std::fs::write(&wrong, "[Unit]\nAftr=local-fs.target\n[Service]\nExecStart=/nowhere\n").expect("a unit");
+    assert_ne!(verify(&[wrong]), (true, String::new()));
 }
 
 #[test]

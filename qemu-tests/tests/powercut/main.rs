@@ -3,6 +3,7 @@
 //! never lost, what was being applied is there whole or not at all.
 //!
 //! `CUTS` is how many, `SEED` makes them the same again; both are printed.
+//! `FILESYSTEM` is that of the state volume: ext4, xfs or btrfs.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qemu_tests::{Console, Disk, Machine, Root, Transcript};
+use qemu_tests::{Console, Disk, Filesystem, Machine, Root, Transcript};
 
 /// Cuts where nobody asks for another number: about two minutes.
 const CUTS: u64 = 30;
@@ -90,17 +91,17 @@ struct Subject {
 impl Subject {
     fn new(number: usize, seed: u64) -> Self {
         let name = format!("powercut-{number}");
-        let disk = Disk::with(
-            &name,
-            "PLYWOOD",
-            &[
-                ("cuts/go", GUEST),
-                ("cuts/machine.yaml", CONFIGURATION.as_bytes()),
-                ("cuts/new/manifest.yaml", &manifest("new")),
-                ("cuts/other/manifest.yaml", &manifest("other")),
-                ("cuts/other/rootfs/usr/local/share/other", &[7; 100_000]),
-            ],
-        );
+        let files: [(&str, &[u8]); 5] = [
+            ("cuts/go", GUEST),
+            ("cuts/machine.yaml", CONFIGURATION.as_bytes()),
+            ("cuts/new/manifest.yaml", &manifest("new")),
+            ("cuts/other/manifest.yaml", &manifest("other")),
+            ("cuts/other/rootfs/usr/local/share/other", &[7; 100_000]),
+        ];
+        let disk = match std::env::var("FILESYSTEM") {
+            Ok(filesystem) => Disk::formatted(&name, "PLYWOOD", &files, Filesystem::named(&filesystem)),
+            Err(_) => Disk::with(&name, "PLYWOOD", &files),
+        };
         let random = Random(seed.wrapping_mul(2).wrapping_add(number as u64 * 2 + 1));
         Self { name, disk, expected: Expected { least: 0, most: 0 }, pace: Pace::default(), random }
     }
