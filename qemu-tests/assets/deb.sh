@@ -1,6 +1,7 @@
 # A Debian that plywood's package was installed on, and what the package leaves:
 #   root.ext4 · initrd   as the installation made them
 #   left                 names of what purging left, one a line
+#   kept                 what it left of a state that the running root writes to
 set -eu
 . qemu-tests/assets/lib.sh
 
@@ -48,8 +49,17 @@ make() {
     PATH=$PATH:/usr/sbin:/sbin as_root mke2fs -q -t ext4 -L debian -E root_owner=0:0 \
         -d "$root" "$out/root.ext4" "$((kib * 4 / 3 + 65536))k"
 
-    # What a machine would have by now.
-    as_root mkdir -p "$root/var/lib/plywood/blobs"
+    # A machine that writes to its state while it runs.
+    in_root "$root" sh -eu -c 'mkdir -p /var/lib/plywood/overlay/upper /tmp/layers
+        touch /var/lib/plywood/lock
+        mount -n -t tmpfs tmpfs /tmp/layers
+        mkdir /tmp/layers/upper /tmp/layers/work
+        mount -n -t overlay plywood -o lowerdir=/usr/share,upperdir=/tmp/layers/upper,workdir=/tmp/layers/work /usr/share
+        /var/lib/dpkg/info/plywood.postrm purge
+        find /var/lib/plywood -type f' >"$out/kept"
+
+    # One that does not, with what it would have by now.
+    as_root mkdir -p "$root/var/lib/plywood/blobs" "$root/etc/plywood"
     as_root touch "$root/etc/plywood/machine.yaml" "$root/var/lib/plywood/lock" "$root/var/lib/plywood/.hidden"
     in_root "$root" dpkg --purge plywood
     names "$root" >"$out/after"

@@ -11,7 +11,7 @@ plywood=build/plywood
 
 inputs() {
     [ -x "$plywood" ] || die "$plywood is missing: run make build"
-    find initramfs -type f -exec cat {} +
+    find initramfs packaging/debian/dracut.conf -type f -exec cat {} +
     cat "$plywood" "$distro/key"
 }
 
@@ -23,8 +23,7 @@ install_hooks() {
     done
     install -D -m 0755 -t "$1/usr/lib/dracut/modules.d/50plywood" initramfs/dracut/50plywood/*.sh
     install -m 0644 initramfs/systemd/plywood-initramfs.service "$1/usr/lib/dracut/modules.d/50plywood/"
-    mkdir -p "$1/etc/dracut.conf.d"
-    echo 'add_dracutmodules+=" plywood "' >"$1/etc/dracut.conf.d/plywood.conf"
+    install -D -m 0644 packaging/debian/dracut.conf "$1/usr/lib/dracut/dracut.conf.d/plywood.conf"
 }
 
 # in_root ROOT COMMAND...: with its /proc and /dev, in a mount namespace that

@@ -63,4 +63,6 @@ fn units_are_right() {
 fn a_purged_package_leaves_nothing() {
     let left = std::fs::read_to_string(asset("deb-12").join("left")).expect("the list of what is left");
     assert_eq!(left, "", "left behind");
+    let kept = std::fs::read_to_string(asset("deb-12").join("kept")).expect("the list of what is kept");
+    assert!(kept.contains("/var/lib/plywood/lock"), "removed below the running root: {kept}");
 }

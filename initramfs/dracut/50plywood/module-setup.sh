@@ -1,6 +1,6 @@
 #!/bin/bash
 # System extensions, assembled by plywood over the root before init starts.
-# Asked for by add_dracutmodules+=" plywood " in /etc/dracut.conf.d/plywood.conf.
+# Asked for by add_dracutmodules+=" plywood " in a file of dracut.conf.d.
 
 check() {
     require_binaries plywood || return 1
