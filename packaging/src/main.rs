@@ -12,10 +12,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use plywood::cli::Invocation;
+use plywood::text::Utc;
 
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
@@ -43,9 +45,37 @@ fn manual(directory: &Path) -> Result<(), String> {
             "Configuration and kernel command line: plywood.yaml(5). \
              Called init, or as process 1, plywood does what plywood-boot(1) says.",
         );
-        clap_mangen::generate_to(command, directory)?;
-        fs::write(directory.join("plywood.yaml.5"), markdown::page("plywood.yaml", "5", CONFIGURATION))
+        let date = date().map_err(io::Error::other)?;
+        let source = format!("plywood {}", command.get_version().unwrap_or_default());
+        write_pages(command.disable_help_subcommand(true), (&date, &source), directory)?;
+        let page = markdown::page("plywood.yaml", "5", &date, CONFIGURATION);
+        fs::write(directory.join("plywood.yaml.5"), page)
     })
+}
+
+/// The page of a command, and of each below it.
+fn write_pages(mut command: clap::Command, of: (&str, &str), directory: &Path) -> io::Result<()> {
+    command.build();
+    for below in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write_pages(below.clone(), of, directory)?;
+    }
+    let (date, source) = of;
+    let man = clap_mangen::Man::new(command).date(date).source(source);
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    // Between two breaks the generator leaves a line empty, which is one more.
+    let page = String::from_utf8_lossy(&page).replace(".br\n\n.br\n", ".sp\n");
+    fs::write(directory.join(man.get_filename()), page)
+}
+
+/// The day of `SOURCE_DATE_EPOCH`, else today, as `2026-12-31`.
+fn date() -> Result<String, String> {
+    let seconds = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().map_err(|error| format!("SOURCE_DATE_EPOCH: {error}"))?,
+        Err(_) => UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?.as_secs(),
+    };
+    let time = Utc(seconds).to_string();
+    Ok(time.split(' ').next().unwrap_or_default().into())
 }
 
 /// One file a shell, named as the shell wants it.
@@ -102,7 +132,10 @@ mod tests {
     fn every_key_of_the_configuration_is_in_its_page() {
         let pages = made(manual);
         let (_, page) = pages.iter().find(|(file, _)| file == "plywood.yaml.5").unwrap();
-        let keys = CONFIGURATION.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        // The code spans of the first column: a row may be about several keys.
+        let cells = CONFIGURATION.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let keys: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert!(keys.contains(&"plywood.limits.changesetBytes"), "{keys:?}");
         for key in keys {
             let key = markdown::escape(&key.replace("\\|", "|"));
             assert!(page.contains(&format!("\\fB{key}\\fR")), "{key}");

@@ -23,10 +23,11 @@ enum Block {
     Code(Vec<String>),
 }
 
-/// The page `name` of the manual's `section`; its first heading says what it is.
-pub fn page(name: &str, section: &str, markdown: &str) -> String {
+/// The page `name` of the manual's `section`, of a date as `2026-12-31`; its
+/// first heading says what it is.
+pub fn page(name: &str, section: &str, date: &str, markdown: &str) -> String {
     let mut blocks = blocks(markdown).into_iter().peekable();
-    let mut text = format!(".TH {name} {section} \"\" plywood\n.SH NAME\n{name}");
+    let mut text = format!(".TH {name} {section} {date} plywood\n.SH NAME\n{name}");
     if let Some(Block::Heading { text: title, .. }) = blocks.next_if(|b| matches!(b, Block::Heading { .. })) {
         let _ = write!(text, " \\- {}", inline(&title));
     }
@@ -35,7 +36,11 @@ pub fn page(name: &str, section: &str, markdown: &str) -> String {
         // Writing to a String cannot fail.
         let _ = write_block(&mut text, &block);
     }
-    text
+    // A heading begins a paragraph by itself.
+    text.lines().fold(String::new(), |page, line| {
+        let is_after_heading = page.lines().next_back().is_some_and(|last| last.starts_with(".S"));
+        if line == ".PP" && is_after_heading { page } else { page + line + "\n" }
+    })
 }
 
 fn blocks(markdown: &str) -> Vec<Block> {
@@ -191,10 +196,10 @@ mod tests {
 
     #[test]
     fn a_page_is_named_by_its_first_heading() {
-        let page = page("a.yaml", "5", "# What it is\n\nText.\n");
+        let page = page("a.yaml", "5", "2026-12-31", "# What it is\n\nText.\n");
         assert_eq!(
             page,
-            ".TH a.yaml 5 \"\" plywood\n.SH NAME\na.yaml \\- What it is\n.SH DESCRIPTION\n.PP\nText.\n"
+            ".TH a.yaml 5 2026-12-31 plywood\n.SH NAME\na.yaml \\- What it is\n.SH DESCRIPTION\nText.\n"
         );
     }
 }
