@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "../src/layer/tar/fixture.rs"]
 mod fixture;
+mod random;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,28 +21,14 @@ use plywood::layer::squashfs::FileId;
 use plywood::layer::tree::{Content, Directory};
 use plywood::limits::Limits;
 use plywood::oci::{Compression, Digest};
+use random::Random;
 use serde_json::json;
 
 const STACKS: u64 = 300;
 /// Stacks that one run of this test unpacks at a time.
 const THREADS: u64 = 2;
 
-/// splitmix64: small, and the same everywhere.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }

@@ -1,6 +1,7 @@
 //! Every fuzz target with every file of its corpus, and with what a bounded
 //! number of small changes make of them. `make fuzz` searches further.
 
+mod random;
 #[path = "../fuzz/src/targets/mod.rs"]
 mod targets;
 
@@ -8,28 +9,15 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
+use random::Random;
+
 /// Changed inputs for each target.
 const CHANGES: u64 = 400;
 
 /// Largest corpus of all targets together, in bytes.
 const MAX_CORPORA: usize = 300_000;
 
-/// splitmix64: small, and the same everywhere.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
     /// One to four changes: a bit, a byte, a cut, a part twice, a part of another.
     fn change(&mut self, input: &[u8], other: &[u8]) -> Vec<u8> {
         let mut bytes = input.to_vec();
