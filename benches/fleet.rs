@@ -39,7 +39,7 @@ enum Mood {
     Limited(usize),
 }
 
-/// Every request: when, for what path, and the status it got.
+/// Every request: when, and the status it got.
 type Log = Vec<(Duration, u16)>;
 
 struct Registry {
@@ -209,7 +209,7 @@ impl Fleet {
     /// All machines boot; prints one line of figures.
     fn boot(&self, name: &str, mood: Mood, images: &[ImageSource]) {
         self.registry.begin(mood);
-        let (next, failed, attempts) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+        let (next, failed, started) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
         thread::scope(|scope| {
             for _ in 0..AT_ONCE.min(self.nodes.len()) {
                 scope.spawn(|| {
@@ -222,7 +222,7 @@ impl Fleet {
                 });
             }
         });
-        let took = attempts.elapsed();
+        let took = started.elapsed();
         let log = self.registry.shared.log.lock().unwrap();
         let machines = self.nodes.len() as f64;
         let refused = log.iter().filter(|(_, status)| *status != 200).count();

@@ -26,9 +26,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn children_usage() -> std::io::Result<libc::rusage> {
-    // SAFETY: all-zero bytes are a valid `struct rusage`, which getrusage
-    // fills; the reference to it lives until the call has returned.
+    // SAFETY: all-zero bytes are a valid `struct rusage`: it holds integers only.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a live `struct rusage`, which the call fills and
+    // keeps no pointer to.
     let result = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
     if result == 0 { Ok(usage) } else { Err(std::io::Error::last_os_error()) }
 }
