@@ -3,25 +3,26 @@
 set -eu
 . qemu-tests/assets/lib.sh
 
-version=$1
+version=${1%-arm64}
+architecture=$(architecture_of "$1")
 case $version in
 6.1) suite=bookworm ;;
 6.12) suite=bookworm-backports ;;
 *) die "no suite is known for kernel $version" ;;
 esac
 
-inputs() { echo "$version $suite"; }
+inputs() { echo "$version $suite $architecture"; }
 
 make() {
     need apt-get apt
     need dpkg-deb dpkg
     need depmod kmod
     out=$1
-    private_apt "$suite" "$out/apt" >"$out/apt.conf"
+    private_apt "$suite" "$out/apt" "$architecture" >"$out/apt.conf"
     export APT_CONFIG="$out/apt.conf"
     apt-get -q update
     # The metapackage names the newest image of its suite.
-    image=$(apt-cache depends linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
+    image=$(apt-cache depends "linux-image-cloud-$architecture" | awk '$1 == "Depends:" { print $2; exit }')
     case $image in
     "linux-image-$version."*) ;;
     *) die "$suite holds ${image:-no cloud kernel}, not a kernel $version" ;;

@@ -37,19 +37,38 @@ debian_mirror() {
         grep . || die "apt on this machine has no Debian archive among its sources"
 }
 
-# private_apt SUITE DIR: prints a configuration for apt that knows SUITE alone
-# and keeps everything in DIR; the system's sources and lists stay untouched.
+# architecture_of ASSET: what its name ends in.
+architecture_of() {
+    case $1 in
+    *-arm64) echo arm64 ;;
+    *) echo amd64 ;;
+    esac
+}
+
+# plywood_for ARCHITECTURE: the binary under test, which has to be there.
+plywood_for() {
+    case $1 in
+    arm64) binary=build/aarch64/plywood rule=build-arm64 ;;
+    *) binary=build/plywood rule=build ;;
+    esac
+    [ -x "$binary" ] || die "$binary is missing: run make $rule"
+    echo "$binary"
+}
+
+# private_apt SUITE DIR [ARCHITECTURE]: prints a configuration for apt that knows
+# SUITE alone and keeps everything in DIR; the system's sources and lists stay
+# untouched.
 private_apt() {
     mkdir -p "$2/lists/partial" "$2/archives/partial"
     mirror=$(debian_mirror)
-    echo "deb [arch=amd64 target=Packages signed-by=$KEYRING] $mirror $1 main" >"$2/sources.list"
+    echo "deb [arch=${3:-amd64} target=Packages signed-by=$KEYRING] $mirror $1 main" >"$2/sources.list"
     cat <<CONF
 Dir::Etc::sourcelist "$2/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::State::lists "$2/lists";
 Dir::State::status "/dev/null";
 Dir::Cache "$2";
-APT::Architecture "amd64";
+APT::Architecture "${3:-amd64}";
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "3";

@@ -1,5 +1,6 @@
 # A root file system for the guest, in both forms: root.squashfs · root.ext4
 #   busybox   a shell, plywood, and an init that reports; boots in seconds
+#   busybox-arm64   the same for arm64
 #   debian    Debian 12 with systemd, which reports when its default target is reached
 set -eu
 . qemu-tests/assets/lib.sh
@@ -7,14 +8,29 @@ set -eu
 kind=$1
 guest=qemu-tests/assets/guest
 busybox=$(command -v busybox || echo /bin/busybox)
-plywood=build/plywood
+architecture=$(architecture_of "$kind")
 
 inputs() {
     cat "$guest"/*
-    if [ "$kind" = busybox ]; then
-        [ -x "$plywood" ] || die "$plywood is missing: run make build"
-        cat "$busybox" "$plywood"
+    case $kind in
+    busybox*) cat "$busybox" "$(plywood_for "$architecture")" ;;
+    esac
+}
+
+# programs ROOT: busybox for the architecture, by the names that the host's has.
+programs() {
+    if [ "$architecture" = amd64 ]; then
+        install -m 0755 "$busybox" "$1/usr/bin/busybox"
+    else
+        private_apt bookworm "$1/apt" "$architecture" >"$1/apt.conf"
+        (export APT_CONFIG="$1/apt.conf" && cd "$1" && apt-get -q update && apt-get -q download busybox-static)
+        dpkg-deb --fsys-tarfile "$1"/busybox-static_*.deb | tar -xO ./bin/busybox >"$1/usr/bin/busybox"
+        chmod 0755 "$1/usr/bin/busybox"
+        rm -r "$1/apt" "$1/apt.conf" "$1"/busybox-static_*.deb
     fi
+    for applet in $("$busybox" --list); do
+        ln -s busybox "$1/usr/bin/$applet" 2>/dev/null || true
+    done
 }
 
 make_busybox() {
@@ -26,17 +42,14 @@ make_busybox() {
     ln -s usr/bin "$root/bin"
     ln -s usr/sbin "$root/sbin"
     ln -s usr/lib "$root/lib"
-    install -m 0755 "$busybox" "$root/usr/bin/busybox"
-    for applet in $("$busybox" --list); do
-        ln -s busybox "$root/usr/bin/$applet" 2>/dev/null || true
-    done
+    programs "$root"
     echo 'root::0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     printf 'ID=guest\nVERSION_ID=1.0\nPRETTY_NAME="Small guest"\n' >"$root/etc/os-release"
     install -m 0755 "$guest/init" "$root/usr/sbin/init"
     install -m 0755 "$guest/report" "$root/usr/sbin/guest-report"
     install -m 0755 "$guest/demo" "$root/usr/sbin/demo"
     ln -s demo "$root/usr/sbin/demo-shell"
-    install -m 0755 "$plywood" "$root/usr/bin/plywood"
+    install -m 0755 "$(plywood_for "$architecture")" "$root/usr/bin/plywood"
     as_root chown -R 0:0 "$root"
 }
 
@@ -62,7 +75,7 @@ make() {
     need mksquashfs squashfs-tools
     need mke2fs e2fsprogs
     out=$1
-    "make_$kind" "$out/root"
+    "make_${kind%-arm64}" "$out/root"
     as_root mksquashfs "$out/root" "$out/root.squashfs" -quiet -no-progress -no-xattrs -comp zstd -Xcompression-level 6
     # Room for what a test writes, a third above what is there.
     kib=$(as_root du -sk "$out/root" | cut -f1)

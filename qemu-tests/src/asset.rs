@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
+use crate::architecture::Architecture;
 use crate::program::{run, source_tree};
 
 static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
@@ -28,17 +29,18 @@ pub fn asset(name: &str) -> PathBuf {
 
 /// The binary under test.
 pub fn plywood() -> PathBuf {
-    assert_plywood_is_current();
-    source_tree().join("build/plywood")
+    Architecture::Amd64.plywood()
 }
 
-/// Panics if `build/plywood` was built before a source file last changed:
-/// the test would say nothing about the tree that it stands in.
-pub fn assert_plywood_is_current() {
-    let plywood = source_tree().join("build/plywood");
-    let built = modified(&plywood).unwrap_or_else(|| panic!("build/plywood is missing: run make build"));
+/// The path of `binary` in the source tree. Panics if it was built, by `make`,
+/// before a source file last changed: the test would say nothing about the
+/// tree that it stands in.
+pub(crate) fn current(binary: &str, make: &str) -> PathBuf {
+    let path = source_tree().join(binary);
+    let built = modified(&path).unwrap_or_else(|| panic!("{binary} is missing: run {make}"));
     let newest = newest_below(&source_tree().join("src"));
-    assert!(newest <= built, "build/plywood is older than its sources: run make build");
+    assert!(newest <= built, "{binary} is older than its sources: run {make}");
+    path
 }
 
 fn newest_below(dir: &Path) -> SystemTime {

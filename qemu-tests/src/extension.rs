@@ -18,6 +18,7 @@ pub struct Extension {
     files: Vec<File>,
     /// Paths and targets.
     symlinks: Vec<(String, String)>,
+    architecture: Option<&'static str>,
     blobs: Blobs,
 }
 
@@ -48,6 +49,7 @@ impl Extension {
             manifest,
             files: Vec::new(),
             symlinks: Vec::new(),
+            architecture: None,
             blobs: Blobs::Right,
         };
         extension
@@ -70,6 +72,12 @@ impl Extension {
     /// Adds lines to `metadata` in the manifest, indented as they must be.
     pub fn metadata(mut self, lines: &str) -> Self {
         self.manifest.push_str(lines);
+        self
+    }
+
+    /// What its image is for, if not for the processor of this host: `arm64`.
+    pub fn architecture(mut self, name: &'static str) -> Self {
+        self.architecture = Some(name);
         self
     }
 
@@ -104,6 +112,9 @@ impl Extension {
         let image = format!("{}:{TAG}", layout.display());
         run(UMOCI.command().arg("init").arg("--layout").arg(&layout));
         run(UMOCI.command().args(["new", "--image", &image]));
+        if let Some(name) = self.architecture {
+            run(UMOCI.command().args(["config", "--image", &image, "--architecture", name]));
+        }
         for part in ["manifest.yaml", "rootfs"] {
             run(UMOCI.command().args(["insert", "--image", &image]).arg(source.join(part)).arg(part));
         }

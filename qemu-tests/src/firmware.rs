@@ -1,4 +1,4 @@
-//! What starts the kernel: QEMU's own loader behind a BIOS or UEFI, or UEFI
+//! What starts the kernel: QEMU's own loader (on a PC behind a BIOS or UEFI), or UEFI
 //! alone, from a volume with a unified kernel image. In: kernel, initramfs,
 //! command line. Out: arguments for QEMU.
 
@@ -25,7 +25,9 @@ impl Firmware {
         let direct =
             ["-kernel".into(), text(&vmlinuz), "-initrd".into(), text(initrd), "-append".into(), line.into()];
         match self {
-            Firmware::Bios => [vec!["-M".into(), "pc".into()], direct.into()].concat(),
+            Firmware::Bios => {
+                [vec!["-M".into(), kernel.architecture().board().into()], direct.into()].concat()
+            }
             Firmware::Uefi => [uefi(scratch), direct.into()].concat(),
             Firmware::UnifiedKernelImage => {
                 let volume = unified_kernel_image(scratch, &vmlinuz, initrd, line);

@@ -9,6 +9,7 @@
 //! Everything a test leaves behind lies below `build/qemu`. Whatever is
 //! missing on the host makes a test fail and is named; no test skips.
 
+mod architecture;
 mod asset;
 pub mod blocklog;
 mod console;
@@ -23,6 +24,7 @@ mod registry;
 pub mod says;
 mod web;
 
+pub use architecture::Architecture;
 pub use asset::asset;
 pub use asset::plywood;
 pub use console::{Console, Transcript};

@@ -7,23 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::asset::{assert_plywood_is_current, asset};
+use crate::architecture::Architecture;
+use crate::asset::asset;
 use crate::console::Console;
 use crate::cpio::Archive;
 use crate::disk::Disk;
 use crate::extension::Extension;
-use crate::program::{QEMU, scratch, source_tree};
+use crate::program::{scratch, source_tree};
 
 /// The host may be busy with other machines; nothing waits this long in vain.
 const DEFAULT_TIME: Duration = Duration::from_secs(300);
 
-/// Kernel arguments of every machine: the console, a panic that ends it, and no
-/// test of the timer, which comes too late where the host is busy.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 no_timer_check";
-
-/// QEMU 7.2 computes wrong flags for cmpxchg16b now and then, and a kernel
-/// 6.12 that allocates memory with it then faults at a random place.
-const PROCESSOR: &str = "max,-cx16";
+/// A kernel argument of every machine: a panic ends it.
+const PANIC: &str = "panic=-1";
 
 /// The Debian cloud kernels that tests boot.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +28,9 @@ pub enum Kernel {
     V6_1,
     /// `lowerdir+`, modules compressed with xz.
     V6_12,
+    /// The same two for arm64.
+    V6_1Arm64,
+    V6_12Arm64,
     /// 6.1, as installed on Debian 12.
     Debian12,
     /// 6.12, as installed on Debian 13.
@@ -62,8 +61,18 @@ impl Kernel {
         read(&asset(&format!("firmware-{}", self.version())).join(name))
     }
 
+    pub fn architecture(self) -> Architecture {
+        match self {
+            Kernel::V6_1Arm64 | Kernel::V6_12Arm64 => Architecture::Arm64,
+            _ => Architecture::Amd64,
+        }
+    }
+
+    /// As the names of assets end.
     fn version(self) -> &'static str {
         match self {
+            Kernel::V6_1Arm64 => "6.1-arm64",
+            Kernel::V6_12Arm64 => "6.12-arm64",
             Kernel::V6_1 | Kernel::Debian12 => "6.1",
             Kernel::V6_12 | Kernel::Debian13 => "6.12",
             Kernel::Debian13Newest => "newest",
@@ -73,7 +82,9 @@ impl Kernel {
     /// The directory that holds it and its release.
     pub(crate) fn directory(self) -> PathBuf {
         match self {
-            Kernel::V6_1 | Kernel::V6_12 => asset(&format!("kernel-{}", self.version())),
+            Kernel::V6_1 | Kernel::V6_12 | Kernel::V6_1Arm64 | Kernel::V6_12Arm64 => {
+                asset(&format!("kernel-{}", self.version()))
+            }
             Kernel::Debian12 => asset("distro-12").join(self.version()),
             Kernel::Debian13 | Kernel::Debian13Newest => asset("distro-13").join(self.version()),
         }
@@ -82,8 +93,8 @@ impl Kernel {
     /// The Debian that it is installed on.
     fn distro(self) -> &'static str {
         match self {
-            Kernel::V6_1 | Kernel::Debian12 => "12",
-            Kernel::V6_12 | Kernel::Debian13 | Kernel::Debian13Newest => "13",
+            Kernel::V6_1 | Kernel::V6_1Arm64 | Kernel::Debian12 => "12",
+            Kernel::V6_12 | Kernel::V6_12Arm64 | Kernel::Debian13 | Kernel::Debian13Newest => "13",
         }
     }
 }
@@ -129,6 +140,7 @@ impl Maker {
 /// What starts the kernel.
 #[derive(Clone, Copy, Debug)]
 pub enum Firmware {
+    /// None on boards that have no BIOS.
     Bios,
     /// The kernel's EFI stub.
     Uefi,
@@ -142,6 +154,8 @@ pub enum Firmware {
 pub enum Root {
     BusyboxSquashfs,
     BusyboxExt4,
+    /// With programs for arm64.
+    BusyboxArm64,
     DebianSquashfs,
     DebianExt4,
     /// Debian 12 and 13 as they are installed on disks, with kernels and all.
@@ -159,6 +173,7 @@ impl Root {
         let (name, file) = match self {
             Root::BusyboxSquashfs => ("root-busybox", "root.squashfs"),
             Root::BusyboxExt4 => ("root-busybox", "root.ext4"),
+            Root::BusyboxArm64 => ("root-busybox-arm64", "root.squashfs"),
             Root::DebianSquashfs => ("root-debian", "root.squashfs"),
             Root::DebianExt4 => ("root-debian", "root.ext4"),
             Root::Debian12 => ("distro-12", "root.ext4"),
@@ -216,7 +231,7 @@ impl Machine {
             initramfs: Initramfs::Plywood,
             firmware: Firmware::Bios,
             files: Archive::default(),
-            arguments: vec![KERNEL_ARGUMENTS.into()],
+            arguments: vec![PANIC.into()],
             disks: Vec::new(),
             cards: Vec::new(),
             options: Vec::new(),
@@ -328,10 +343,22 @@ impl Machine {
         write_initramfs(&initrd, kernel, &initramfs, files);
         // What a distribution makes holds every driver, packed and unpacked.
         let memory = if let Initramfs::Made(_) | Initramfs::File(_) = initramfs { "1024" } else { "512" };
-        let mut qemu = QEMU.tied_to_this_thread();
-        qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1", "-m", memory, "-nodefaults"])
-            .args(["-nographic", "-no-reboot", "-serial", "stdio"])
-            .args(firmware.start(&scratch, kernel, &initrd, &arguments.join(" ")));
+        let architecture = kernel.architecture();
+        let line = format!("{} {}", architecture.kernel_arguments(), arguments.join(" "));
+        let mut qemu = architecture.qemu().tied_to_this_thread();
+        qemu.args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            architecture.processor(),
+            "-smp",
+            "1",
+            "-m",
+            memory,
+            "-nodefaults",
+        ])
+        .args(["-nographic", "-no-reboot", "-serial", "stdio"])
+        .args(firmware.start(&scratch, kernel, &initrd, &line));
         for disk in &disks {
             qemu.args(["-drive", &disk.drive()]);
         }
@@ -355,12 +382,12 @@ impl Machine {
 fn write_initramfs(path: &Path, kernel: Kernel, initramfs: &Initramfs, mut files: Archive) {
     let base = match initramfs {
         Initramfs::Plywood => {
-            assert_plywood_is_current();
+            kernel.architecture().plywood();
             let file = asset(&format!("initramfs-{}", kernel.version())).join("initramfs.cpio");
             read(&file)
         }
         Initramfs::Made(maker) => {
-            assert_plywood_is_current();
+            kernel.architecture().plywood();
             padded(read(&maker.initramfs(kernel)))
         }
         Initramfs::File(file) => padded(read(file)),

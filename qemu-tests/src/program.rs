@@ -11,6 +11,7 @@ pub struct Program {
 }
 
 pub const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
+pub const QEMU_ARM: Program = Program { name: "qemu-system-aarch64", package: "qemu-system-arm" };
 pub const REGISTRY: Program = Program { name: "docker-registry", package: "docker-registry" };
 pub const SKOPEO: Program = Program { name: "skopeo", package: "skopeo" };
 pub const UMOCI: Program = Program { name: "umoci", package: "umoci" };

@@ -60,6 +60,10 @@ pub const PLAIN_ROOT: &str = "plywood: booting the plain root, without extension
 pub const STATE_READ_ONLY: &str = "plywood: the state volume is used read-only";
 pub const SKIPPED: &str = "plywood: skipping oci:/extensions/altered: *digest sha256:";
 pub const MISSING_MODULE: &str = "plywood: machine.kernel.modules: no kernel module is named `missing`";
+pub const FOR_ANOTHER_PROCESSOR: &str =
+    "plywood: skipping oci:/extensions/foreign: *it is for linux/amd64, this machine needs linux/arm64";
+pub const MODULE_FOR_ANOTHER_PROCESSOR: &str =
+    "plywood: *extra/dummy.ko*: kernel module for amd64, the host is arm64";
 
 pub const OTHER_KERNEL: &str =
     "plywood: *kernel module *dummy.ko was built for `*-other-amd64 *`, this machine runs *-cloud-amd64";
