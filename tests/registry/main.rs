@@ -214,11 +214,9 @@ fn a_client_identity_must_be_known() {
         certificate(&ca, "DNS:client.test", Validity::Now),
         certificate(&openssl_ca(), "DNS:client.test", Validity::Now),
     );
-    for (identity, result) in [
-        (None, Err("it refuses us: CertificateRequired")),
-        (Some(&client), Ok(())),
-        (Some(&stranger), Err("it refuses us")),
-    ] {
+    for (identity, result) in
+        [(None, Err("it refuses us: ")), (Some(&client), Ok(())), (Some(&stranger), Err("it refuses us"))]
+    {
         let parse = |pair: &Pair| ClientIdentity::parse(&read(&pair.certificate), &read(&pair.key)).unwrap();
         let tls = Tls { ca: Some(authorities(&ca)), client_identity: identity.map(parse), ..Tls::default() };
         let bench = Bench::new(&server.url("https")).with_tls(&server.authority(), tls);

@@ -179,19 +179,33 @@ impl Validity {
     }
 }
 
+/// What the signatures of a certificate are made with.
+pub struct Signing<'a> {
+    /// Its own key, as `openssl req -newkey` wants it.
+    pub key: &'a [&'a str],
+    /// What its issuer hashes it with.
+    pub digest: &'a str,
+}
+
 /// A certificate for a server or client.
 pub fn certificate(ca: &Pair, name: &str, validity: Validity) -> Pair {
+    certificate_with(ca, name, validity, &Signing { key: &NEW_KEY, digest: "sha256" })
+}
+
+/// The same, signed in any way.
+pub fn certificate_with(ca: &Pair, name: &str, validity: Validity, signing: &Signing<'_>) -> Pair {
     let pair = Pair::new();
     let directory = pair.key.parent().unwrap();
     let request = directory.join("request.csr");
     let files = ["-keyout", text(&pair.key), "-out", text(&request), "-subj", "/CN=test"];
-    run("openssl", "openssl", &[&["req"], &NEW_KEY[..], &files].concat());
+    run("openssl", "openssl", &[&["req"], signing.key, &files].concat());
     let config = directory.join("ca.conf");
     let settings = format!(
-        "[ca]\ndatabase={0}/index\nrand_serial=yes\nnew_certs_dir={0}\ndefault_md=sha256\npolicy=any\n\
+        "[ca]\ndatabase={0}/index\nrand_serial=yes\nnew_certs_dir={0}\ndefault_md={1}\npolicy=any\n\
          x509_extensions=extensions\n[any]\ncommonName=supplied\n\
          [extensions]\nsubjectAltName={name}\nbasicConstraints=CA:FALSE\n",
-        directory.display()
+        directory.display(),
+        signing.digest
     );
     fs::write(&config, settings).unwrap();
     fs::write(directory.join("index"), "").unwrap();
@@ -200,15 +214,6 @@ pub fn certificate(ca: &Pair, name: &str, validity: Validity) -> Pair {
     let files = ["-config", text(&config), "-in", text(&request), "-out", text(&pair.certificate)];
     let options = ["ca", "-batch", "-notext", "-name", "ca", "-startdate", start, "-enddate", end];
     run("openssl", "openssl", &[&options[..], &issuer, &files].concat());
-    pair
-}
-
-/// A certificate that vouches for itself, made as `openssl req` is told.
-pub fn self_signed(options: &[&str]) -> Pair {
-    let pair = Pair::new();
-    let files = ["-keyout", text(&pair.key), "-out", text(&pair.certificate), "-days", "2"];
-    let subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"];
-    run("openssl", "openssl", &[&["req", "-x509"], options, &files, &subject].concat());
     pair
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use plywood::oci::registries::Tls;
 
-use crate::stage::{Pair, Validity, certificate, openssl_ca, self_signed};
+use crate::stage::{Pair, Signing, Validity, certificate, certificate_with, openssl_ca};
 use crate::{Bench, authorities};
 
 /// `openssl s_server`, ended when dropped. It answers every request with a page.
@@ -33,8 +33,12 @@ impl Openssl {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().expect("cannot run openssl: install the package openssl");
-        let server = Self { child, port };
+        let mut server = Self { child, port };
         for _ in 0..500 {
+            // Who has ended leaves its port to somebody else.
+            if server.child.try_wait().unwrap().is_some() {
+                break;
+            }
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return server;
             }
@@ -57,21 +61,25 @@ fn only_secure_versions_and_algorithms_are_spoken() {
     const INSECURE: &str = "it has no version and cipher of TLS that is secure, that is from 1.2 on";
     let ca = openssl_ca();
     let pair = certificate(&ca, "IP:127.0.0.1", Validity::Now);
-    let weak_key = self_signed(&["-newkey", "rsa:1024", "-nodes"]);
-    let weak_hash = self_signed(&["-newkey", "rsa:2048", "-nodes", "-sha1"]);
-    for (pair, ca, options, says) in [
-        (&pair, &ca, &["-tls1_3"][..], SECURE),
-        (&pair, &ca, &["-tls1_2"], SECURE),
-        (&pair, &ca, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], INSECURE),
-        (&pair, &ca, &["-tls1", "-cipher", "ALL:@SECLEVEL=0"], INSECURE),
-        (&pair, &ca, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "it refuses us: HandshakeFailure"),
-        (&weak_key, &weak_key, &["-cipher", "ALL:@SECLEVEL=0"], "TLS failed"),
-        (&weak_hash, &weak_hash, &["-cipher", "ALL:@SECLEVEL=0"], "TLS failed"),
-        (&weak_key, &ca, &["-cipher", "ALL:@SECLEVEL=0"], "TLS failed"),
+    let signed = |key, digest| {
+        let signing = Signing { key: &["-newkey", key, "-nodes"], digest };
+        certificate_with(&ca, "IP:127.0.0.1", Validity::Now, &signing)
+    };
+    let (rsa, weak_key, weak_hash) =
+        (signed("rsa:2048", "sha256"), signed("rsa:1024", "sha256"), signed("rsa:2048", "sha1"));
+    for (pair, options, says) in [
+        (&pair, &["-tls1_3"][..], SECURE),
+        (&pair, &["-tls1_2"], SECURE),
+        (&pair, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], INSECURE),
+        (&pair, &["-tls1", "-cipher", "ALL:@SECLEVEL=0"], INSECURE),
+        (&pair, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "it refuses us: HandshakeFailure"),
+        (&rsa, &["-cipher", "ALL:@SECLEVEL=0"], SECURE),
+        (&weak_key, &["-cipher", "ALL:@SECLEVEL=0"], "its certificate is not accepted"),
+        (&weak_hash, &["-cipher", "ALL:@SECLEVEL=0"], "it is signed with an algorithm that is not secure"),
     ] {
         let server = Openssl::start(pair, options);
         let authority = format!("127.0.0.1:{}", server.port);
-        let tls = Tls { ca: Some(authorities(ca)), ..Tls::default() };
+        let tls = Tls { ca: Some(authorities(&ca)), ..Tls::default() };
         let bench = Bench::new(&format!("https://{authority}")).with_tls(&authority, tls);
         let error = bench.fetch("registry.test/tools:v1", "amd64").unwrap_err();
         assert!(error.contains(says), "{options:?}: {error}");
