@@ -288,10 +288,11 @@ impl Store {
                 write_synced(&staged.join(name), bytes)?;
             }
             File::open(&staged)?.sync_all()?;
-            fs::rename(&staged, path)
+            fs::rename(&staged, path)?;
+            sync_parent(path)
         };
-        write().inspect_err(|_| give_back(&staged))?;
-        sync_parent(path)
+        // Its number is new: whatever has it by now is this one.
+        write().inspect_err(|_| [staged.as_path(), path].into_iter().for_each(give_back))
     }
 
     /// One more than any number that was ever given, as far as is known.
