@@ -102,11 +102,13 @@ impl Content {
         Ok(Self { current, blobs: store.blobs()?, layers: store.layers()? })
     }
 
-    /// Removes what came since.
+    /// Removes what came since. Where blobs that were fetched ahead have become
+    /// layers, these stay: there may be no other copy.
     fn restore(&self, store: &Store, lock: &Lock) -> Result<(), Error> {
+        let has_all = self.blobs.is_subset(&store.blobs()?);
         store.keep_blobs(lock, &self.blobs)?;
         // The last step of a commit may fail when it is done already.
-        if store.current_if_readable() == self.current {
+        if has_all && store.current_if_readable() == self.current {
             store.keep_layers(lock, &self.layers)?;
         }
         Ok(())

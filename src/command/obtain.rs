@@ -12,7 +12,7 @@ use super::progress::Console;
 use crate::error::Error;
 use crate::fetch::{Fetcher, Resolved};
 use crate::layer::{self, Builder};
-use crate::oci::Digest;
+use crate::oci::{Digest, ImageSource};
 use crate::store::{Layer, Store};
 use crate::sys::kmsg;
 
@@ -43,6 +43,17 @@ impl<'a> Obtain<'a> {
     /// The layer for a resolved image: the stored one, or one that is fetched
     /// and built now.
     pub fn layer(&self, resolved: Resolved) -> Result<Layer, Error> {
+        let blobs = blobs_of(&resolved);
+        // What was fetched is kept for another try; a directory is packed anew for that.
+        let is_copy = matches!(resolved.source(), ImageSource::Directory(_));
+        let layer = self.find_or_build(resolved);
+        if layer.is_ok() || is_copy {
+            self.release(blobs);
+        }
+        layer
+    }
+
+    fn find_or_build(&self, resolved: Resolved) -> Result<Layer, Error> {
         let recipe = self.builder.recipe();
         if let Some(layer) = self.builder.store().layer(&recipe.key(resolved.chain_id())) {
             let image = resolved.source().to_string();
@@ -51,13 +62,11 @@ impl<'a> Obtain<'a> {
                 Err(source) => Err(Error::Unfit { image, source }),
             };
         }
-        let blobs = blobs_of(&resolved);
         let layer = self.build(resolved)?;
         if layer::manifest_of(&layer).is_ok_and(|manifest| manifest.metadata().compatibility.is_empty()) {
             let name = &layer.record().name;
             self.console.say(|| log::info!("extension {name} does not say what it is compatible with"));
         }
-        self.release(blobs);
         Ok(layer)
     }
 

@@ -41,6 +41,28 @@ fn one_bad_image_of_several_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_failure_keeps_what_was_fetched_ahead() {
+    let home = Home::with_three();
+    home.extension("bad", "usr/local/share/plywood-test/bad", "");
+    let open = home.path("bad/rootfs/usr/local/share/plywood-test/bad");
+    fs::set_permissions(open, fs::Permissions::from_mode(0o666)).unwrap();
+    home.expect(0, &["pull", "dir:a"]);
+    home.apply(1, &["a", "b", "bad"]);
+    // Its changeset has become a layer, and may be nowhere else.
+    assert!(!home.layers().is_empty());
+    home.apply(0, &["a", "b"]);
+}
+
+#[test]
+fn an_image_of_two_names_leaves_no_changeset() {
+    let home = Home::with_three();
+    std::os::unix::fs::symlink("a", home.path("same")).unwrap();
+    home.apply(0, &["a", "same"]);
+    let blobs = fs::read_dir(home.path("state/blobs/sha256")).unwrap();
+    assert_eq!(blobs.count(), 2, "a manifest and an image config");
+}
+
+#[test]
 fn a_dry_run_leaves_the_store_alone() {
     let home = Home::with_three();
     home.apply(0, &["a"]);
