@@ -186,6 +186,33 @@ laterKey: {any: thing}
         );
     }
 
+    /// The forms that descriptions in Talos' catalogue have.
+    #[test]
+    fn services_of_the_catalogue_are_read() {
+        let always = "restart: always\n";
+        for (container, rest, depends) in [
+            ("{entrypoint: ./agent}", always, &[][..]),
+            ("{entrypoint: /usr/local/bin/agent, args: []}", "depends: []\nrestart: always\n", &[]),
+            ("{entrypoint: ./agent, environment: [PATH=/sbin]}", "restart: untilSuccess\n", &[]),
+            ("{entrypoint: ./a, security: {maskedPaths: [], readonlyPaths: []}}", always, &[]),
+            ("{entrypoint: ./a, mounts: [{destination: /run, type: tmpfs}]}", "restart: never\n", &[]),
+            (
+                "{entrypoint: ./a}",
+                "depends:\n  - service: ext-other\n  - network:\n    - addresses\n    - hostname\nrestart: always\n",
+                &["service: ext-other", "network: addresses hostname"],
+            ),
+            (
+                "{entrypoint: ./a}",
+                "# why\ndepends:\n  # the device\n  - path: /dev/vmbus/hv_kvp\nrestart: always\nlogToConsole: true\n",
+                &["path: /dev/vmbus/hv_kvp"],
+            ),
+        ] {
+            let text = format!("name: agent-2_x\ncontainer: {container}\n{rest}");
+            let service = Service::parse("a.yaml", text.as_bytes()).unwrap_or_else(|e| panic!("{text}\n{e}"));
+            assert_eq!(service.depends, depends, "{text}");
+        }
+    }
+
     #[test]
     fn what_talos_would_pass_over_is_a_problem() {
         for (from, to, expected) in [
