@@ -118,7 +118,8 @@ fn ended_early() -> io::Error {
 /// Sends chunks until the end, which is one without bytes, or a failure.
 fn unpack(mut plain: impl Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
     loop {
-        let mut chunk = empty.try_recv().unwrap_or_default();
+        // New ones come zeroed from the allocator.
+        let mut chunk = empty.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
         chunk.resize(CHUNK, 0);
         let filled = fill(&mut plain, &mut chunk);
         let goes_on = matches!(filled, Ok(count) if count > 0);
