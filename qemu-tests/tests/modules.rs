@@ -54,6 +54,7 @@ fn modules_of_two_extensions_find_one_another() {
             \x20     - name: dummy\n        parameters: [numdummies=2]\n";
         let said = machine(name, kernel, modules, &extensions).boot().powered_off();
         said.expect(&says::loaded("macvtap")).expect(says::MISSING_MODULE).expect(&says::loaded("dummy"));
+        assert_eq!(said.after("plywood: loaded module "), ["macvtap", "dummy"]);
         for fact in ["macvtap", "macvlan", "tap", "dm_zero", "dm_mod", "dummy1"] {
             said.expect(&format!("GUEST: show: {fact}"));
         }
