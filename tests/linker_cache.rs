@@ -90,6 +90,12 @@ fn the_cache_is_the_one_that_ldconfig_makes() {
     library(at("plugin.so"), None);
     symlink("libplain.so", at("libalias.so")).unwrap();
     symlink("nowhere.so", at("libdangling.so")).unwrap();
+    symlink("libloop.so", at("libloop.so")).unwrap();
+    fs::create_dir(at("libdirectory.so.d")).unwrap();
+    symlink("libdirectory.so.d", at("libdirectory.so")).unwrap();
+    let beside = |name: &str| layer.join("usr/lib/x86_64-linux-gnu").join(name);
+    library(beside("libz.so.1"), Some("libz.so.1"));
+    library(beside("libbeside.so.1"), Some("libbeside.so.1"));
     fs::write(at("libtext.so"), "/* GNU ld script */\n").unwrap();
     fs::write(at("libshort.so"), b"\x7fELF").unwrap();
 

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -55,24 +55,24 @@ impl<'a> Roots<'a> {
 
     /// A file of the merged root.
     pub fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
-        for root in self.numbers() {
-            if let Some(text) = self.read_in(root, path)? {
-                return Ok(Some(text));
-            }
-        }
-        Ok(None)
+        self.open(self.numbers(), path)?.map(|file| read_whole(file, path)).transpose()
     }
 
     /// A file of one root.
     pub fn read_in(&self, root: usize, path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
-        let failed = |error| RootsError::new(path, error);
-        let Some(file) = self.open_in(root, path)? else { return Ok(None) };
-        let mut text = Vec::new();
-        file.take(MAX_TEXT + 1).read_to_end(&mut text).map_err(failed)?;
-        if text.len() as u64 > MAX_TEXT {
-            return Err(failed(io::ErrorKind::FileTooLarge.into()));
-        }
-        Ok(Some(text))
+        self.open_in(root, path)?.map(|file| read_whole(file, path)).transpose()
+    }
+
+    /// Where a directory is when the base's symlinks to it are followed; where
+    /// it says if the base has it not.
+    pub fn real_in_base(&self, path: &Path) -> PathBuf {
+        let base = self.0[self.base()];
+        let real = || {
+            let directory = directory::open_in_root(base, path, Symlinks::Follow).ok()??;
+            let inside = directory::path_of(directory).ok()?;
+            Some(inside.strip_prefix(directory::path_of(base).ok()?).ok()?.to_path_buf())
+        };
+        real().unwrap_or_else(|| path.into())
     }
 
     /// Opens the regular file that `roots` show at `path`, the highest first.
@@ -138,5 +138,15 @@ impl<'a> Roots<'a> {
             true => Ok(Some(file)),
             false => Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))),
         }
+    }
+}
+
+fn read_whole(file: File, path: &Path) -> Result<Vec<u8>, RootsError> {
+    let failed = |error| RootsError::new(path, error);
+    let mut text = Vec::new();
+    file.take(MAX_TEXT + 1).read_to_end(&mut text).map_err(failed)?;
+    match text.len() as u64 > MAX_TEXT {
+        true => Err(failed(io::ErrorKind::FileTooLarge.into())),
+        false => Ok(text),
     }
 }

@@ -6,8 +6,7 @@
 
 use std::fs::{File, FileType};
 use std::io;
-
-use super::read_exactly;
+use std::os::unix::fs::FileExt;
 
 /// Which programs a library is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +38,7 @@ impl Library {
     pub fn read(file: &File) -> io::Result<Option<Self>> {
         let length = file.metadata()?.len();
         let mut head = vec![0; 64.min(usize::try_from(length).unwrap_or(64))];
-        read_exactly(file, 0, &mut head)?;
+        file.read_exact_at(&mut head, 0)?;
         let Some(layout) = Layout::of(&head) else { return Ok(None) };
         let number = |bytes: &[u8], at: usize, size: usize| number(bytes, at, size).unwrap_or_default();
         let word = layout.word;
@@ -132,7 +131,7 @@ fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
 
 fn read(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
-    read_exactly(file, at, &mut bytes)?;
+    file.read_exact_at(&mut bytes, at)?;
     Ok(bytes)
 }
 

@@ -17,13 +17,11 @@ mod library;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs::File;
-use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::library::{Form, Library, Name};
+use super::kmsg::chain;
 use super::roots::{Roots, RootsError};
 
 const CACHE: &str = "etc/ld.so.cache";
@@ -63,8 +61,8 @@ pub fn extend(roots: &[BorrowedFd]) -> Result<Option<Vec<u8>>, RootsError> {
     let mut entries = old.entries.clone();
     let known: HashSet<&[u8]> = old.entries.iter().map(|entry| entry.path.as_slice()).collect();
     for directory in &directories {
-        for (name, library) in libraries(roots, directory)? {
-            let path = [b"/", directory.as_bytes(), b"/", &name].concat();
+        for (name, library) in libraries(roots, &directory.real)? {
+            let path = [b"/", directory.named.as_bytes(), b"/", &name].concat();
             let Some(&flags) = forms.get(&library.form) else { continue };
             if !known.contains(path.as_slice()) {
                 entries.push(Entry { flags, name, path, hwcap: 0, strings: None });
@@ -75,8 +73,9 @@ pub fn extend(roots: &[BorrowedFd]) -> Result<Option<Vec<u8>>, RootsError> {
         return Ok(None);
     }
     let rank = |entry: &Entry| {
-        let is_in = |directory: &String| {
-            let rest = entry.path.strip_prefix(b"/").and_then(|path| path.strip_prefix(directory.as_bytes()));
+        let is_in = |directory: &Directory| {
+            let path = entry.path.strip_prefix(b"/");
+            let rest = path.and_then(|path| path.strip_prefix(directory.named.as_bytes()));
             rest.is_some_and(|rest| rest.starts_with(b"/") && !rest[1..].contains(&b'/'))
         };
         directories.iter().position(is_in).unwrap_or(directories.len())
@@ -209,37 +208,52 @@ fn forms(roots: Roots, cache: &Cache) -> BTreeMap<Form, u32> {
 
 /// Libraries that layers have in a directory, by the name that programs ask
 /// for; of several of one name the first that the merged root shows.
-fn libraries(roots: Roots, directory: &str) -> Result<BTreeMap<Vec<u8>, Library>, RootsError> {
+fn libraries(roots: Roots, directory: &Path) -> Result<BTreeMap<Vec<u8>, Library>, RootsError> {
     let is_library = |name: &[u8]| {
         let starts = name.starts_with(b"lib") || name.starts_with(b"ld-");
         starts && name.windows(3).any(|part| part == b".so")
     };
     let mut found = BTreeMap::new();
-    for (name, kind) in
-        roots.names_in_layers(Path::new(directory))?.into_iter().filter(|(name, _)| is_library(name))
-    {
+    let named = roots.names_in_layers(directory)?.into_iter();
+    for (name, kind) in named.filter(|(name, kind)| is_library(name) && !kind.is_dir()) {
         let Ok(text) = std::str::from_utf8(&name) else { continue };
-        let file = roots.open(roots.numbers(), &Path::new(directory).join(text))?;
-        match file.as_ref().map(Library::read).transpose() {
-            Ok(Some(Some(library))) if library.goes_by(&name, Name::of(kind)) => {
+        let path = directory.join(text);
+        // One that cannot be read must not take the others out of the cache.
+        match read_library(roots, &path) {
+            Ok(Some(library)) if library.goes_by(&name, Name::of(kind)) => {
                 found.insert(name, library);
             }
             Ok(_) => {}
-            Err(error) => log::warn!("/{directory}/{text} is not in /{CACHE}: {error}"),
+            Err(error) => log::warn!("left out of /{CACHE}: {}", chain(&error)),
         }
     }
     Ok(found)
 }
 
+/// `None` if it is not there, or no library.
+fn read_library(roots: Roots, path: &Path) -> Result<Option<Library>, RootsError> {
+    let Some(file) = roots.open(roots.numbers(), path)? else { return Ok(None) };
+    Library::read(&file).map_err(|error| RootsError::new(path, error))
+}
+
+/// Where libraries are looked for, without the slash at the start.
+struct Directory {
+    /// As it was first named, which is how the cache has it.
+    named: String,
+    /// Where its symlinks lead in the base, which is where layers have it.
+    real: PathBuf,
+}
+
 /// The directories of `ld.so.conf`, and then those that are always looked into,
-/// without the slash at the start, each once.
-fn directories(roots: Roots) -> Result<Vec<String>, RootsError> {
+/// each once.
+fn directories(roots: Roots) -> Result<Vec<Directory>, RootsError> {
     let mut found: Vec<String> = Vec::new();
     read_configuration(roots, CONFIGURATION, &mut found, 8)?;
     found.extend(["lib", "usr/lib"].map(str::to_owned));
+    let found =
+        found.into_iter().map(|named| Directory { real: roots.real_in_base(Path::new(&named)), named });
     let mut seen = BTreeSet::new();
-    found.retain(|directory| seen.insert(directory.clone()));
-    Ok(found)
+    Ok(found.filter(|directory| seen.insert(directory.real.clone())).collect())
 }
 
 /// Reads one file of configuration and those that it includes, so many deep.
@@ -312,10 +326,6 @@ fn compare(mut a: &[u8], mut b: &[u8]) -> Ordering {
             return order;
         }
     }
-}
-
-fn read_exactly(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-    file.read_exact_at(bytes, at)
 }
 
 #[cfg(test)]
