@@ -25,7 +25,8 @@ const AF_INET6: u8 = 10;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const RECURSIVE_DNS_SERVER: u8 = 25;
 
-/// A resolver reads no more of them, and a router could go on for ever.
+/// Of one link. A resolver reads no more of them, and a router could go on for
+/// ever.
 const MAX_SERVERS: usize = 16;
 
 /// Hears what routers say from when it is opened.
@@ -45,20 +46,24 @@ impl Advertisements {
         let heard = &mut self.heard;
         self.socket.drain(|kind, body| {
             if kind == RTM_NEWNDUSEROPT {
-                heard.extend(servers(body));
-                heard.truncate(MAX_SERVERS);
+                servers(body).into_iter().for_each(|server| remember(heard, server));
             }
         })?;
-        let mut found: Vec<NameServer> = Vec::new();
-        for (_, address) in self.heard.iter().filter(|(from, _)| *from == link) {
+        let heard = self.heard.iter().filter(|(from, _)| *from == link);
+        let servers = heard.map(|(_, address)| {
             // A link-local address says nothing without its link.
             let device = address.is_unicast_link_local().then(|| device.to_owned());
-            let server = NameServer { address: IpAddr::V6(*address), device };
-            if !found.contains(&server) {
-                found.push(server);
-            }
-        }
-        Ok(found)
+            NameServer { address: IpAddr::V6(*address), device }
+        });
+        Ok(servers.collect())
+    }
+}
+
+/// Routers repeat themselves, and the one of another link must still be heard.
+fn remember(heard: &mut Vec<(u32, Ipv6Addr)>, server: (u32, Ipv6Addr)) {
+    let of_link = heard.iter().filter(|(link, _)| *link == server.0).count();
+    if !heard.contains(&server) && of_link < MAX_SERVERS {
+        heard.push(server);
     }
 }
 
@@ -132,6 +137,19 @@ mod tests {
         let mut other = message(&option(25, 9, &["2001:db8::1"]));
         other[8] = 137;
         assert_eq!(servers(&other), []);
+    }
+
+    #[test]
+    fn a_link_that_is_full_leaves_room_for_the_others() {
+        let mut heard = Vec::new();
+        let server = |number: u128| Ipv6Addr::from(number);
+        for number in (0..40).chain(0..40) {
+            remember(&mut heard, (1, server(number)));
+        }
+        remember(&mut heard, (2, server(1)));
+        remember(&mut heard, (2, server(1)));
+        let first = (0..MAX_SERVERS as u128).map(|number| (1, server(number)));
+        assert_eq!(heard, first.chain([(2, server(1))]).collect::<Vec<_>>());
     }
 
     #[test]

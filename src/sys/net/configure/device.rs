@@ -23,7 +23,8 @@ impl Setup<'_> {
 
     fn rename(&mut self, rename: &Rename) -> Result<(), NetError> {
         let wanted = || format!("with address {}", rename.mac);
-        let link = self.wait_for_device(|link| link.mac == Some(rename.mac), wanted)?;
+        let until = self.device_deadline();
+        let link = self.wait_for_device(|link| link.mac == Some(rename.mac), wanted, until)?;
         if link.name == rename.name {
             return Ok(());
         }
@@ -31,20 +32,17 @@ impl Setup<'_> {
         self.journal.rename(&link, &rename.name)
     }
 
-    /// The first member that is missing ends the wait for all: a bond works
-    /// with those it has.
+    /// A member that is missing or refused is told of: a bond works with
+    /// those it has.
     fn make_bond(&mut self, bond: &BondRequest) -> Result<(), NetError> {
         let device = NewDevice { name: &bond.name, kind: DeviceKind::Bond(&bond.options) };
         let made = self.journal.create(&device)?;
-        let (mut joined, mut missing) = (Vec::new(), None);
+        let until = self.device_deadline();
+        let (mut joined, mut failure) = (Vec::new(), None);
         for name in &bond.members {
-            match self.wait_for_device(|link| link.name == *name, || name.clone()) {
-                Ok(member) => {
-                    self.journal.set_down(&member)?;
-                    self.journal.join(&member, &made)?;
-                    joined.push(member);
-                }
-                Err(error) => missing = missing.or(Some(error)),
+            match self.join_bond(name, &made, until) {
+                Ok(member) => joined.push(member),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         if let Some(primary) = joined.iter().find(|member| bond.primary.as_ref() == Some(&member.name)) {
@@ -53,28 +51,40 @@ impl Setup<'_> {
         if let Some(mtu) = bond.mtu {
             self.journal.set_mtu(&made, mtu)?;
         }
-        missing.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn join_bond(&mut self, name: &str, bond: &Link, until: Instant) -> Result<Link, NetError> {
+        let member = self.wait_for_device(|link| link.name == name, || name.into(), until)?;
+        self.journal.set_down(&member)?;
+        self.journal.join(&member, bond)?;
+        Ok(member)
     }
 
     fn make_vlan(&mut self, vlan: &VlanRequest) -> Result<(), NetError> {
-        let below = self.wait_for_device(|link| link.name == vlan.device, || vlan.device.clone())?;
+        let until = self.device_deadline();
+        let below = self.wait_for_device(|link| link.name == vlan.device, || vlan.device.clone(), until)?;
         // It has carrier only while the device below is up.
         self.journal.set_up(&below)?;
         let kind = DeviceKind::Vlan { id: vlan.id, on: below.index };
         self.journal.create(&NewDevice { name: &vlan.name, kind }).map(drop)
     }
 
+    fn device_deadline(&self) -> Instant {
+        self.deadline.min(Instant::now() + self.requests.timeouts.device)
+    }
+
     fn wait_for_device(
         &mut self,
         fits: impl Fn(&Link) -> bool,
         wanted: impl Fn() -> String,
+        until: Instant,
     ) -> Result<Link, NetError> {
-        let started = Instant::now();
         loop {
             if let Some(link) = self.links()?.into_iter().find(&fits) {
                 return Ok(link);
             }
-            if started.elapsed() >= self.requests.timeouts.device || Instant::now() >= self.deadline {
+            if Instant::now() >= until {
                 return Err(NetError::NoDevice { wanted: wanted() });
             }
             thread::sleep(LOOK);

@@ -11,7 +11,6 @@ mod device;
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use self::address::Attempt;
@@ -19,6 +18,7 @@ use super::journal::Journal;
 use super::request::{IpRequest, PeerNameservers, Requests, RouteRequest, masked};
 use super::{ConfiguredLink, Link, NameServer, NetError, NetworkState, Route, Via};
 use crate::sys::kmsg::chain;
+use crate::sys::threads;
 
 /// Time between two looks at the links: the kernel would tell of each change,
 /// but looking is simpler and nothing here waits for long.
@@ -106,25 +106,18 @@ impl Setup<'_> {
     /// the others no time. The results are in the order of the requests.
     fn attempt_all(&mut self, interfaces: &[IpRequest]) -> Vec<Result<Option<Addressed>, NetError>> {
         let (requests, deadline) = (self.requests, self.deadline);
-        let attempt = |request| {
+        let attempt = |request: &IpRequest| {
             let mut attempt = Attempt::new(requests, deadline)?;
             let result = attempt.fulfil(request);
             Ok((result, attempt.into_journal()))
         };
-        let finished: Vec<Result<_, NetError>> = thread::scope(|scope| {
-            let running: Vec<_> =
-                interfaces.iter().map(|request| scope.spawn(move || attempt(request))).collect();
-            let joined = running.into_iter().map(|thread| thread.join());
-            joined.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let finished = threads::for_all(interfaces.iter().collect(), interfaces.len(), attempt);
+        let results = finished.into_iter().map(|end: Result<_, NetError>| {
+            let (result, journal) = end?;
+            self.journal.append(journal);
+            result
         });
-        let mut results = Vec::new();
-        for end in finished {
-            results.push(end.and_then(|(result, journal)| {
-                self.journal.append(journal);
-                result
-            }));
-        }
-        results
+        results.collect()
     }
 
     /// Adds the routes of one link. Those of the requests before it are there

@@ -15,7 +15,7 @@ use crate::sys::net::netlink::nested;
 pub struct BondRequest {
     pub name: String,
     pub members: Vec<String>,
-    /// In the order of the command line, the mode first.
+    /// In the order of the command line; the kernel sets the mode first.
     pub options: Vec<BondOption>,
     /// The member to prefer.
     pub primary: Option<String>,
@@ -114,8 +114,6 @@ impl BondRequest {
         if !bond.options.iter().any(watched) {
             bond.options.push(BondOption { attribute: MIIMON, value: DEFAULT_MIIMON.to_ne_bytes().into() });
         }
-        // Others depend on it.
-        bond.options.sort_by_key(|option| option.attribute != MODE);
         Ok(bond)
     }
 
@@ -178,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn options_are_attributes_with_the_mode_first() {
+    fn options_are_attributes() {
         let miimon = |value: u32| (3, value.to_ne_bytes().to_vec());
         for (value, expected) in [
             ("", vec![(1, vec![0]), miimon(100)]),
             ("bond0:eth0,eth1", vec![(1, vec![0]), miimon(100)]),
-            ("bond0:eth0:miimon=50,mode=active-backup", vec![(1, vec![1]), miimon(50)]),
+            ("bond0:eth0:miimon=50,mode=active-backup", vec![miimon(50), (1, vec![1])]),
             ("bond0:eth0:mode=4,lacp_rate=fast", vec![(1, vec![4]), (21, vec![1]), miimon(100)]),
             (
                 "bond0:eth0:mode=1,arp_interval=9,arp_ip_target=10.0.0.1;10.0.0.2",
