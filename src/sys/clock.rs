@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use super::{Error, failed};
@@ -22,9 +23,7 @@ pub fn advance_to(time: Duration) -> Result<Option<Duration>, Error> {
         return Ok(None);
     }
     let timespec =
-        Timespec::try_from(time).map_err(|_| failed("clock_settime", "a time out of range")(RANGE))?;
+        Timespec::try_from(time).map_err(|_| failed("clock_settime", "a time out of range")(Errno::RANGE))?;
     clock_settime(ClockId::Realtime, timespec).map_err(failed("clock_settime", "the time of day"))?;
     Ok(Some(before))
 }
-
-const RANGE: rustix::io::Errno = rustix::io::Errno::RANGE;

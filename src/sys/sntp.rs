@@ -68,11 +68,12 @@ fn resolve(server: &str, deadline: Instant) -> Result<Vec<SocketAddr>, SntpError
     let failed = |source| SntpError::Resolve { server: server.into(), source };
     let (tell, told) = mpsc::channel();
     let name = server.to_owned();
-    thread::spawn(move || {
+    let ask = move || {
         let addresses = (name.as_str(), PORT).to_socket_addrs().map(Iterator::collect);
         // Nobody listens any more if it took too long.
         tell.send(addresses).ok();
-    });
+    };
+    thread::Builder::new().spawn(ask).map_err(failed)?;
     let left = deadline.saturating_duration_since(Instant::now());
     told.recv_timeout(left).map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)
 }

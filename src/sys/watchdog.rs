@@ -35,7 +35,9 @@ pub fn start(time: Duration) -> Result<Duration, Error> {
     if result != 0 {
         let source = std::io::Error::last_os_error();
         // Opening it has started it, with a time that nobody asked for.
-        stop_open(device)?;
+        if let Err(error) = stop_open(device) {
+            log::warn!("the watchdog runs: {error}: {}", error.source);
+        }
         return Err(error("ioctl WDIOC_SETTIMEOUT")(source));
     }
     Ok(Duration::from_secs(u64::from(seconds.unsigned_abs())))
