@@ -11,6 +11,9 @@ use std::process::Command;
 use plywood::sys::module::depmod;
 use tempfile::TempDir;
 
+/// What the kernel's build leaves beside the modules; all else is depmod's.
+const FROM_BUILD: [&str; 3] = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
+
 /// A kernel's modules, below `lib/modules/RELEASE` of `root`.
 struct Kernel {
     release: String,
@@ -48,14 +51,7 @@ impl Trees {
         let modules = trees.modules("base");
         fs::create_dir_all(modules.parent().unwrap()).unwrap();
         output(Command::new("cp").arg("-al").args([&kernel.directory(), &modules]));
-        for name in
-            fs::read_dir(&modules).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        {
-            let is_from_build = ["modules.order", "modules.builtin", "modules.builtin.modinfo", "kernel"];
-            if !is_from_build.contains(&name.as_str()) {
-                fs::remove_file(modules.join(name)).unwrap();
-            }
-        }
+        forget_indexes(&modules);
         trees
     }
 
@@ -129,9 +125,7 @@ impl Trees {
         for entry in fs::read_dir(self.modules("merged")).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             let base = self.modules("base").join(&name);
-            if ["modules.order", "modules.builtin", "modules.builtin.modinfo"].contains(&name.as_str())
-                && base.exists()
-            {
+            if FROM_BUILD.contains(&name.as_str()) && base.exists() {
                 fs::remove_file(entry.path()).unwrap();
                 fs::copy(base, entry.path()).unwrap();
             } else if entry.file_type().unwrap().is_file() {
@@ -149,8 +143,8 @@ impl Trees {
         for entry in fs::read_dir(&theirs).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             let Some(ours) = ours.get(name.as_str()) else {
-                let passed = ["modules.order", "modules.builtin", "modules.builtin.modinfo"];
-                assert!(!entry.file_type().unwrap().is_file() || passed.contains(&name.as_str()), "{name}");
+                let is_from_build = FROM_BUILD.contains(&name.as_str());
+                assert!(!entry.file_type().unwrap().is_file() || is_from_build, "{name}");
                 continue;
             };
             assert_same(&name, ours, &fs::read(entry.path()).unwrap());
@@ -193,6 +187,15 @@ fn with_users(trees: &Trees, names: &[&str]) -> Vec<String> {
         .collect()
 }
 
+fn forget_indexes(modules: &Path) {
+    for entry in fs::read_dir(modules).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_str().unwrap();
+        if entry.is_file() && !FROM_BUILD.contains(&name) {
+            fs::remove_file(entry).unwrap();
+        }
+    }
+}
+
 const VERSIONS: [&str; 2] = ["6.1", "6.12"];
 
 #[test]
@@ -204,14 +207,7 @@ fn all_modules_of_a_kernel_that_was_never_indexed() {
         let some = with_users(&trees, &["dummy"]);
         assert_eq!(some.len(), 1);
         trees.take(&some, "layer", "extra");
-        for entry in fs::read_dir(trees.modules("base")).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = entry.file_name().unwrap().to_str().unwrap();
-            let is_from_build =
-                ["modules.order", "modules.builtin", "modules.builtin.modinfo"].contains(&name);
-            if entry.is_file() && !is_from_build {
-                fs::remove_file(entry).unwrap();
-            }
-        }
+        forget_indexes(&trees.modules("base"));
         trees.assert_same();
     }
 }

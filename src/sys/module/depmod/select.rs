@@ -48,10 +48,14 @@ impl Preference {
             let text = roots.read(Path::new(&path))?.unwrap_or_default();
             preference.add(&String::from_utf8_lossy(&text), release);
         }
-        if preference.search.is_empty() {
-            preference.search = DEFAULT_SEARCH.map(str::to_owned).to_vec();
+        Ok(preference.or_default())
+    }
+
+    fn or_default(mut self) -> Self {
+        if self.search.is_empty() {
+            self.search = DEFAULT_SEARCH.map(str::to_owned).to_vec();
         }
-        Ok(preference)
+        self
     }
 
     fn add(&mut self, text: &str, release: &str) {
@@ -121,10 +125,7 @@ mod tests {
     fn preference(text: &str) -> Preference {
         let mut preference = Preference::default();
         preference.add(text, "6.1.0-1-amd64");
-        if preference.search.is_empty() {
-            preference.search = DEFAULT_SEARCH.map(str::to_owned).to_vec();
-        }
-        preference
+        preference.or_default()
     }
 
     #[test]
