@@ -1,19 +1,20 @@
 //! Tells the program when it was built, for a clock that knows nothing better.
 //!
-//! In: `SOURCE_DATE_EPOCH`, else the date of the commit, else the newest of
-//! the files that every release changes. Out: `PLYWOOD_BUILD_TIME`, seconds
-//! since 1970. Invariant: the time of the build itself plays no part, so the
-//! same sources give the same binary.
+//! In: `SOURCE_DATE_EPOCH`, else the date of the commit that last changed a
+//! source, else the newest of the files that every release changes. Out:
+//! `PLYWOOD_BUILD_TIME`, seconds since 1970. Invariant: the time of the build
+//! itself plays no part, so the same sources give the same binary.
 
 use std::fs;
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
-const FILES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "CHANGELOG.md"];
+const SOURCES: [&str; 4] = ["build.rs", "src", "Cargo.toml", "Cargo.lock"];
+const FILES: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
-    for path in ["build.rs", "src", "Cargo.toml", "Cargo.lock"] {
+    for path in SOURCES {
         println!("cargo:rerun-if-changed={path}");
     }
     let time = from_environment().or_else(of_commit).or_else(of_files).unwrap_or(0);
@@ -26,7 +27,7 @@ fn from_environment() -> Option<u64> {
 
 /// Nothing outside of a repository, or where there is no git.
 fn of_commit() -> Option<u64> {
-    let output = Command::new("git").args(["log", "-1", "--format=%ct"]).output().ok()?;
+    let output = Command::new("git").args(["log", "-1", "--format=%ct", "--"]).args(SOURCES).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
