@@ -10,6 +10,15 @@ use crate::program::{UMOCI, run};
 /// The tag of every extension's image.
 pub const TAG: &str = "1.0";
 
+/// What every extension brings, so that the configuration has to say which one
+/// is to have the last word.
+const WINNER: &str = "usr/local/share/guest/winner";
+
+/// The entry of a configuration for `image`, any extension's.
+pub fn entry(image: &str) -> String {
+    format!("      - image: \"{image}\"\n        overrides: [/{WINNER}]\n")
+}
+
 /// A description of an extension; nothing is written before it is packed.
 #[derive(Clone)]
 pub struct Extension {
@@ -38,7 +47,7 @@ enum Blobs {
 
 impl Extension {
     /// An extension `name` that brings `/usr/local/bin/NAME`, which greets,
-    /// and claims `/usr/local/share/guest/winner`, as every other one does.
+    /// and claims a file that every other one claims, too.
     pub fn new(name: &str) -> Self {
         let manifest = format!(
             "version: v1alpha1\nmetadata:\n  name: {name}\n  version: 1.0.0\n  author: Plywood contributors\n  \
@@ -54,7 +63,12 @@ impl Extension {
         };
         extension
             .file(&format!("usr/local/bin/{name}"), 0o755, format!("#!/bin/sh\necho greetings from {name}\n"))
-            .file("usr/local/share/guest/winner", 0o644, format!("{name}\n"))
+            .file(WINNER, 0o644, format!("{name}\n"))
+    }
+
+    /// The entry of a configuration for this extension in the initramfs.
+    pub fn entry(&self) -> String {
+        entry(&format!("oci:/extensions/{}", self.name))
     }
 
     /// Adds a file below `rootfs/`.

@@ -390,7 +390,10 @@ fn write_initramfs(path: &Path, kernel: Kernel, initramfs: &Initramfs, mut files
             kernel.architecture().plywood();
             padded(read(&maker.initramfs(kernel)))
         }
-        Initramfs::File(file) => padded(read(file)),
+        Initramfs::File(file) => {
+            kernel.architecture().plywood();
+            padded(read(file))
+        }
         Initramfs::Script(script) => {
             files.file("/bin/busybox", 0o755, &read(Path::new("/bin/busybox")));
             files.file("/init", 0o755, script.as_bytes());

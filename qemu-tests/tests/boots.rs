@@ -1,18 +1,13 @@
 //! The table of boots: what plywood makes of a machine, seen from inside it.
 //! Each test is one sentence about a boot, good or bad.
 
-use qemu_tests::{Disk, Extension, Kernel, Machine, Network, Registry, Root, says};
+use qemu_tests::{Disk, Extension, Kernel, Machine, Network, Registry, Root, extension, says};
 
 const STATE: &str = "plywood.state=LABEL=PLYWOOD";
 
 /// A configuration that asks for `images`, the last one on top.
 fn config(images: &[String], registries: &str) -> String {
-    let extensions: String = images
-        .iter()
-        .map(|image| {
-            format!("      - image: \"{image}\"\n        overrides: [/usr/local/share/guest/winner]\n")
-        })
-        .collect();
+    let extensions: String = images.iter().map(|image| extension::entry(image)).collect();
     format!("version: v1alpha1\nmachine:\n  install:\n    extensions:\n{extensions}{registries}")
 }
 

@@ -24,16 +24,9 @@ fn extension(name: &str, kernel: Kernel, directory: &str, modules: &[&str]) -> E
 }
 
 fn machine(name: &str, kernel: Kernel, modules: &str, extensions: &[Extension]) -> Machine {
-    let images: Vec<_> = extensions
-        .iter()
-        .map(|one| {
-            let overrides = "        overrides: [/usr/local/share/guest/winner]\n";
-            format!("      - image: oci:/extensions/{}\n{overrides}", one.name())
-        })
-        .collect();
+    let images: String = extensions.iter().map(Extension::entry).collect();
     let config = format!(
-        "version: v1alpha1\nmachine:\n  install:\n    extensions:\n{}  kernel:\n    modules:\n{modules}",
-        images.concat()
+        "version: v1alpha1\nmachine:\n  install:\n    extensions:\n{images}  kernel:\n    modules:\n{modules}"
     );
     let machine = Machine::new(name).kernel(kernel).config(&config).root(Root::BusyboxSquashfs);
     extensions.iter().fold(machine, Machine::layout)

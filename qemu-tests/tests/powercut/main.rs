@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use qemu_tests::random::{self, Random};
 use qemu_tests::{Console, Disk, Filesystem, Machine, Root, Transcript};
 
 /// Cuts where nobody asks for another number: about two minutes.
@@ -35,22 +36,6 @@ const CONFIGURATION: &str = "version: v1alpha1\nmachine:\n  install:\n    extens
 const AT_BOOT: &str = "version: v1alpha1\nmachine:\n  install:\n    extensions:\n      \
     - image: dir:/etc/cut\n\
     plywood: {bootAttempts: 100, keepGenerations: 1}\n";
-
-/// Numbers that look random and are the same for the same seed (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33
-    }
-
-    fn below(&mut self, bound: Duration) -> Duration {
-        Duration::from_millis(self.next() % (bound.as_millis() as u64).max(1))
-    }
-}
 
 /// Numbers of the configurations that may be current: the last one that is
 /// known to be there, and the last one that was begun.
@@ -102,7 +87,7 @@ impl Subject {
             Ok(filesystem) => Disk::formatted(&name, "PLYWOOD", &files, Filesystem::named(&filesystem)),
             Err(_) => Disk::with(&name, "PLYWOOD", &files),
         };
-        let random = Random(seed.wrapping_mul(2).wrapping_add(number as u64 * 2 + 1));
+        let random = Random::new(seed.wrapping_mul(2).wrapping_add(number as u64 * 2 + 1));
         Self { name, disk, expected: Expected { least: 0, most: 0 }, pace: Pace::default(), random }
     }
 
@@ -130,7 +115,7 @@ impl Subject {
     /// Boots and cuts the power. Tells when, and what was found before.
     fn cut(&mut self) -> (Cut, Option<Found>) {
         let cut =
-            [Cut::Booting, Cut::Committing, Cut::Applying, Cut::Applying][self.random.next() as usize % 4];
+            [Cut::Booting, Cut::Committing, Cut::Applying, Cut::Applying][self.random.number() as usize % 4];
         let at_boot = (cut == Cut::Committing).then_some(self.expected.most + 1);
         let mut console = self.machine(at_boot).boot();
         let (sign, bound) = match cut {
@@ -211,16 +196,10 @@ fn manifest(name: &str) -> Vec<u8> {
     format!("version: v1alpha1\nmetadata: {{name: {name}, version: \"1\"}}\n").into_bytes()
 }
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
 #[test]
 fn every_cut_leaves_what_was_applied() {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let seed = number("SEED").unwrap_or(u64::from(now.subsec_nanos()));
-    let cuts = number("CUTS").unwrap_or(CUTS);
+    let seed = random::seed();
+    let cuts = random::from_environment("CUTS").unwrap_or(CUTS);
     println!("CUTS={cuts} SEED={seed}");
     let left = AtomicU64::new(cuts);
     let tally = Mutex::new(BTreeMap::<_, usize>::new());

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use qemu_tests::blocklog::{self, Write};
+use qemu_tests::random::{self, Random};
 use qemu_tests::{Disk, Machine, Root};
 
 /// Disks that lost other writes, for each flush.
@@ -68,18 +69,6 @@ impl Drop for Replay {
     }
 }
 
-/// Numbers that look random and are the same for the same seed (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn coin(&mut self) -> bool {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 63 == 1
-    }
-}
-
 fn configuration(number: u32, source: &str) -> Vec<u8> {
     format!(
         "# {number}\nversion: v1alpha1\nmachine:\n  install:\n    extensions:\n      - image: dir:{source}\n\
@@ -119,19 +108,13 @@ fn record() -> (Vec<u8>, Vec<Write>) {
     (before, blocklog::read(&fs::read(log).unwrap()))
 }
 
-fn seed() -> u64 {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let given = std::env::var("SEED").ok().map(|text| text.parse().expect("SEED is a number"));
-    given.unwrap_or(u64::from(now.subsec_nanos())).max(1)
-}
-
 #[test]
 fn the_store_is_whole_at_every_flush() {
-    let seed = seed();
+    let seed = random::seed();
     println!("SEED={seed}");
     let (mut disk, writes) = record();
     let mut replay = Replay::new();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut flushes = 0;
     for epoch in writes.chunk_by(|_, next| !next.flushed_before) {
         for loss in 0..LOSSES {
