@@ -118,7 +118,7 @@ test-arm64: deps assets build-arm64
 	cargo test --locked --package qemu-tests --test arm64 --test binary -- --include-ignored
 
 matrix: test-arm64
-	cargo test --locked --package qemu-tests --test distros -- --include-ignored
+	cargo test --locked --package qemu-tests --test distros --test packages -- --include-ignored
 
 powercut: deps assets
 	CUTS=$(N) $(if $(SEED),SEED=$(SEED)) $(if $(FILESYSTEM),FILESYSTEM=$(FILESYSTEM)) cargo test --locked -p qemu-tests --test powercut -- --nocapture

@@ -59,6 +59,10 @@ pub enum Command {
     Build(Build),
     /// Add plywood, a configuration and its images to an initramfs
     Initramfs(Initramfs),
+    /// After init has ended, as process 1: unmount everything and end the
+    /// machine as this verb of systemd says
+    #[command(skip)]
+    Shutdown(Option<OsString>),
 }
 
 #[derive(Debug, Default, Args)]
@@ -313,10 +317,14 @@ fn parse_host(text: &str) -> Result<(String, String), String> {
 }
 
 /// Parses the process's arguments. As PID 1, or called `init`, the process is
-/// the initramfs' init whatever the arguments, which are the kernel's.
+/// the initramfs' init whatever the arguments, which are the kernel's; unless
+/// systemd, which was PID 1 until then, has executed it as `/shutdown`.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, pid: u32) -> Invocation {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let called = arguments.first().map(Path::new).and_then(Path::file_name);
+    if pid == 1 && called.is_some_and(|name| name == "shutdown") {
+        return Invocation { verbose: 0, command: Command::Shutdown(arguments.into_iter().nth(1)) };
+    }
     if pid == 1 || called.is_some_and(|name| name == "init") {
         return Invocation { verbose: 0, command: Command::Boot(Boot::default()) };
     }
@@ -339,6 +347,16 @@ mod tests {
         {
             let arguments = arguments.iter().map(OsString::from);
             assert!(matches!(parse(arguments, pid).command, Command::Boot(Boot { root: None })));
+        }
+    }
+
+    #[test]
+    fn only_process_1_shuts_down() {
+        let arguments = ["/shutdown", "poweroff", "--log-level", "6"].map(OsString::from);
+        let Command::Shutdown(verb) = parse(arguments, 1).command else { panic!("no shutdown") };
+        assert_eq!(verb, Some("poweroff".into()));
+        for arguments in [["/shutdown", "poweroff"], ["plywood", "shutdown"]] {
+            Invocation::try_parse_from(arguments).unwrap_err();
         }
     }
 }

@@ -1,9 +1,11 @@
 # A Debian that plywood's package was installed on, and what the package leaves:
 #   root.ext4 · initrd   as the installation made them
+#   dracut               what dracut makes of the same installation
 #   left                 names of what purging left, one a line
 #   kept                 what it left of a state that the running root writes to
 set -eu
 . qemu-tests/assets/lib.sh
+. qemu-tests/assets/debian.sh
 
 release=$1
 distro=$BUILD/distro-$release
@@ -12,15 +14,7 @@ plywood=build/plywood
 inputs() {
     [ -x "$plywood" ] || die "$plywood is missing: run make build"
     find initramfs systemd packaging docs configs -type f -exec cat {} +
-    cat "$plywood" "$distro/key" src/cli.rs
-}
-
-# in_root ROOT COMMAND...: with its /proc and /dev, in a mount namespace that
-# takes them along when it ends.
-in_root() {
-    as_root unshare --mount sh -eu -c 'root=$1; shift
-        mount --bind "$root" "$root"; mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"
-        chroot "$root" env PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"' sh "$@"
+    cat "$plywood" "$distro/key" src/cli.rs qemu-tests/assets/debian.sh
 }
 
 # Logs, dpkg's own files and caches change with any package.
@@ -45,9 +39,9 @@ make() {
     as_root cp "$package" "$root/tmp/plywood.deb"
     in_root "$root" dpkg --install /tmp/plywood.deb
     as_root cp "$root/boot/initrd.img-$version" "$out/initrd"
-    kib=$(as_root du -sk "$root" | cut -f1)
-    PATH=$PATH:/usr/sbin:/sbin as_root mke2fs -q -t ext4 -L debian -E root_owner=0:0 \
-        -d "$root" "$out/root.ext4" "$((kib * 4 / 3 + 65536))k"
+    in_root "$root" dracut --quiet --no-hostonly --reproducible --kver "$version" /tmp/dracut
+    as_root mv "$root/tmp/dracut" "$out/dracut"
+    make_ext4 "$root" "$out/root.ext4"
 
     # A machine that writes to its state while it runs.
     in_root "$root" sh -eu -c 'mkdir -p /var/lib/plywood/overlay/upper /tmp/layers
@@ -64,7 +58,10 @@ make() {
     in_root "$root" dpkg --purge plywood
     names "$root" >"$out/after"
     LC_ALL=C comm -13 "$out/before" "$out/after" >"$out/left"
-    if in_root "$root" lsinitramfs "/boot/initrd.img-$version" | grep plywood >>"$out/left"; then :; fi
+    [ -s "$out/before" ] && [ -s "$out/after" ] || die "nothing is known of what is in the root"
+    in_root "$root" lsinitramfs "/boot/initrd.img-$version" >"$out/initrd.list"
+    grep -q bin/busybox "$out/initrd.list" || die "the initramfs cannot be listed"
+    grep plywood "$out/initrd.list" >>"$out/left" || :
     as_root rm -rf "$root"
     as_root chmod -R a+rX "$out"
 }

@@ -5,6 +5,7 @@
 #   13   kernel 6.12, and the newest of its backports as `newest`
 set -eu
 . qemu-tests/assets/lib.sh
+. qemu-tests/assets/debian.sh
 
 release=$1
 guest=qemu-tests/assets/guest
@@ -15,7 +16,7 @@ case $release in
 esac
 
 inputs() {
-    cat "$guest/report" qemu-tests/assets/distro/*
+    cat "$guest/report" qemu-tests/assets/distro/* qemu-tests/assets/debian.sh
     date +%Y-%m # what is in the archive changes
 }
 
@@ -71,9 +72,7 @@ make() {
         echo "$version" >"$out/$name/release"
     done
     as_root rm -f "$root"/boot/vmlinuz-* "$root"/boot/System.map-*
-    kib=$(as_root du -sk "$root" | cut -f1)
-    PATH=$PATH:/usr/sbin:/sbin as_root mke2fs -q -t ext4 -L debian -E root_owner=0:0 \
-        -d "$root" "$out/root.ext4" "$((kib * 4 / 3 + 65536))k"
+    make_ext4 "$root" "$out/root.ext4"
     as_root rm -rf "$root" "$out/little" "$out/little.deb"
     as_root chmod -R a+rX "$out"
 }

@@ -4,6 +4,7 @@
 #   KERNEL.plain-initramfs-tools · KERNEL.plain-dracut-systemd       without
 set -eu
 . qemu-tests/assets/lib.sh
+. qemu-tests/assets/debian.sh
 
 release=$1
 distro=$BUILD/distro-$release
@@ -12,7 +13,7 @@ plywood=build/plywood
 inputs() {
     [ -x "$plywood" ] || die "$plywood is missing: run make build"
     find initramfs packaging/debian/dracut.conf -type f -exec cat {} +
-    cat "$plywood" "$distro/key"
+    cat "$plywood" "$distro/key" qemu-tests/assets/debian.sh
 }
 
 # install_hooks ROOT: as a package would.
@@ -24,14 +25,6 @@ install_hooks() {
     install -D -m 0755 -t "$1/usr/lib/dracut/modules.d/50plywood" initramfs/dracut/50plywood/*.sh
     install -m 0644 initramfs/systemd/plywood-initramfs.service "$1/usr/lib/dracut/modules.d/50plywood/"
     install -D -m 0644 packaging/debian/dracut.conf "$1/usr/lib/dracut/dracut.conf.d/plywood.conf"
-}
-
-# in_root ROOT COMMAND...: with its /proc and /dev, in a mount namespace that
-# takes them along when it ends.
-in_root() {
-    as_root unshare --mount sh -eu -c 'root=$1; shift
-        mount --bind "$root" "$root"; mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"
-        chroot "$root" env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"' sh "$@"
 }
 
 make() {

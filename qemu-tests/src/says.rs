@@ -82,6 +82,22 @@ pub const A_CRASH: &str = "sysrq triggered crash";
 pub const WATCHDOG: &str = "plywood: the watchdog resets the machine in 10 s";
 pub const HANGS: &str = "GUEST: hangs";
 
+/// At shutdown nothing is left of the layers: plywood says so of a root that is
+/// an overlay itself, systemd of any other.
+pub const RELEASED: &str = "plywood: everything is unmounted, and no loop device is in use";
+/// The kernel, of the second disk.
+pub const STATE_UNMOUNTED: &str = "EXT4-fs (vdb): unmounting filesystem";
+pub const UNMOUNTED: &str = "systemd-shutdown[1]: All filesystems unmounted";
+pub const DETACHED: &str = "systemd-shutdown[1]: All loop devices detached";
+/// What systemd says of that which it could do nothing about.
+pub const NOT_RELEASED: [&str; 5] = [
+    "Failed unmounting",
+    "Failed to unmount",
+    "Failed to remount",
+    "Could not detach loopback",
+    "to finalize *file systems",
+];
+
 /// The assembled distribution is up, and nothing of it has failed.
 pub const SYSTEM_RUNS: &str = "GUEST: system: running";
 pub const DISTRO_END: &str = "GUEST: distro end";

@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use qemu_tests::program::source_tree;
-use qemu_tests::{Extension, Kernel, Machine, Root, says};
+use qemu_tests::{Disk, Extension, Kernel, Machine, Root, says};
 
 const KERNEL: Kernel = Kernel::V6_1;
 /// As many as a driver of a graphics card brings, each with two links to it.
@@ -26,6 +25,7 @@ const CHECK: &str = "#!/bin/sh\n\
     echo files: $(find /usr/local/lib/nvidia -type f | wc -l)\n\
     echo firmware: $(cat /usr/lib/firmware/intel/ice/ddp/ice.pkg)\n\
     echo udev: $(test -e /dev/zfs-null && echo seen)\n\
+    echo linker: $(ldconfig -p | grep -c '=> /usr/local/lib/libz.so.1')\n\
     echo unit: $(systemctl is-active zfs-import.service)\n\
     echo tmpfiles: $(cat /run/zfs-made)\n\
     echo sysctl: $(cat /proc/sys/vm/swappiness)\n\
@@ -52,7 +52,8 @@ fn nvidia() -> Extension {
     let base = extension("nvidia", ">= v1.6.0")
         .file("usr/bin/nvidia-smi", 0o755, program(Path::new("/bin/busybox")))
         .file("usr/share/glvnd/egl_vendor.d/10_nvidia.json", 0o644, "{}\n")
-        .file("usr/lib/firmware/nvidia/595.45.04/gsp_ga10x.bin", 0o644, [7; 65536]);
+        .file("usr/lib/firmware/nvidia/595.45.04/gsp_ga10x.bin", 0o644, [7; 65536])
+        .file("usr/local/lib/libz.so.1", 0o755, program(Path::new("/usr/lib/x86_64-linux-gnu/libz.so.1")));
     (0..LIBRARIES).fold(base, |extension, number| {
         let name = format!("libnvidia-{number}.so");
         let path = format!("usr/local/lib/nvidia/{name}");
@@ -100,28 +101,24 @@ fn tailscale() -> Extension {
         )
         .file("usr/local/bin/check", 0o755, CHECK)
         // The root has none of its own to list them with.
-        .file("usr/local/sbin/plywood", 0o755, program(&source_tree().join("build/plywood")))
+        .file("usr/local/sbin/plywood", 0o755, program(&qemu_tests::plywood()))
 }
 
 #[test]
 fn the_shapes_of_the_catalogue_boot_together() {
     let extensions = [gvisor(), nvidia(), zfs(), firmware(), tailscale()];
-    let images: String = extensions
-        .iter()
-        .map(|one| {
-            format!(
-                "      - image: oci:/extensions/{}\n        overrides: [/usr/local/share/guest/winner]\n",
-                one.name()
-            )
-        })
-        .collect();
+    let images: String = extensions.iter().map(Extension::entry).collect();
     let config = format!(
         "version: v1alpha1\nmachine:\n  install:\n    extensions:\n{images}  kernel:\n    modules: [{{name: dm_zero}}]\n\
          plywood: {{host: {{talos: v1.13.0}}}}\n"
     );
-    let machine = Machine::new("catalogue").kernel(KERNEL).config(&config).root(Root::DebianSquashfs);
-    // With modules there is something to do for a program that this small root lacks.
-    let machine = machine.append("systemd.mask=kmod-static-nodes.service");
+    let state = Disk::empty("catalogue", "PLYWOOD");
+    let machine = Machine::new("catalogue")
+        .kernel(KERNEL)
+        .config(&config)
+        .root(Root::DebianSquashfs)
+        .append("plywood.state=LABEL=PLYWOOD")
+        .disk(state.clone());
     let said = extensions.iter().fold(machine, Machine::layout).boot().powered_off();
     for (number, extension) in extensions.iter().enumerate() {
         said.expect(&says::layer(number, extension.name())).expect(&says::greeting(extension.name()));
@@ -133,6 +130,7 @@ fn the_shapes_of_the_catalogue_boot_together() {
         &format!("check: files: {LIBRARIES}"),
         "check: firmware: package",
         "check: udev: seen",
+        "check: linker: 1",
         "check: unit: active",
         "check: tmpfiles: made",
         "check: sysctl: 37",
@@ -142,5 +140,7 @@ fn the_shapes_of_the_catalogue_boot_together() {
     ] {
         said.expect(&format!("GUEST: {fact}"));
     }
-    said.expect(says::REPORTED);
+    // Its root is an overlay, which systemd cannot unmount.
+    said.expect(says::REPORTED).expect(says::STATE_UNMOUNTED).expect(says::RELEASED);
+    state.assert_clean();
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qemu_tests::program::{CPIO, run, scratch, source_tree};
+use qemu_tests::program::{CPIO, run, scratch};
 use qemu_tests::{
     Console, Disk, Extension, Firmware, Initramfs, Kernel, Machine, Maker, Root, Transcript, says,
 };
@@ -14,6 +14,14 @@ const TIME: std::time::Duration = std::time::Duration::from_secs(1500);
 
 const UNIT: &str = "[Unit]\nDescription=Brought by an extension\n\
     [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/local/bin/brought\n";
+
+/// As docs/authoring.md has it.
+const LDCONFIG: &str = "[Unit]\nDescription=Add the libraries of an extension to the linker's cache\n\
+    DefaultDependencies=no\nAfter=local-fs.target\nBefore=sysinit.target\nConditionPathIsReadWrite=/etc\n\
+    [Service]\nType=oneshot\nExecStart=/sbin/ldconfig -X\n";
+
+/// Any library of glibc's kind.
+const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libz.so.1";
 
 /// An extension with what a distribution's own programs read: a unit, a udev
 /// rule, a user; and one with nothing but a program and a configuration.
@@ -32,11 +40,13 @@ fn extensions() -> [Extension; 2] {
                 0o644,
                 "KERNEL==\"null\", SYMLINK+=\"brought-null\"\n",
             )
-            .file(
-                "usr/local/lib/sysusers.d/brought.conf",
-                0o644,
-                "u brought - \"Brought by an extension\"\n",
-            ),
+            .file("usr/local/lib/sysusers.d/brought.conf", 0o644, "u brought - \"Brought by an extension\"\n")
+            .file("usr/local/lib/systemd/system/brought-ldconfig.service", 0o644, LDCONFIG)
+            .symlink(
+                "usr/local/lib/systemd/system/sysinit.target.wants/brought-ldconfig.service",
+                "../brought-ldconfig.service",
+            )
+            .file("usr/local/lib/libz.so.1", 0o755, std::fs::read(LIBRARY).expect(LIBRARY)),
     ]
 }
 
@@ -101,6 +111,7 @@ fn assert_assembled(mut console: Console, state: &Disk) {
         "unit of an extension runs",
         "udev rule of an extension applied",
         "user of an extension exists",
+        "library of an extension is found",
         "var is writable",
         "etc is writable",
         "package is installed",
@@ -111,11 +122,15 @@ fn assert_assembled(mut console: Console, state: &Disk) {
     ] {
         said.expect(&says::so(fact));
     }
+    said.expect(says::UNMOUNTED).expect(says::DETACHED);
+    for complaint in says::NOT_RELEASED {
+        said.expect_never(complaint);
+    }
     state.assert_clean();
 }
 
 fn plywood(arguments: &[&str]) -> Command {
-    let mut command = Command::new(source_tree().join("build/plywood"));
+    let mut command = Command::new(qemu_tests::plywood());
     command.arg("initramfs").args(arguments);
     command
 }
@@ -153,36 +168,39 @@ fn debian_13_with_initramfs_tools() {
     row("13-initramfs-tools", Kernel::Debian13, Firmware::Bios, Maker::InitramfsTools).boot();
 }
 
-/// All the others: `make matrix`.
-#[test]
-#[ignore = "takes long; make matrix runs it"]
-fn every_kernel_firmware_and_initramfs() {
-    use {Firmware::*, Kernel::*, Maker::*};
-    for row in [
-        row("m-12-initramfs-tools-uefi", Debian12, Uefi, InitramfsTools),
-        row("m-12-dracut-systemd", Debian12, Bios, DracutSystemd),
-        row("m-12-dracut", Debian12, Bios, Dracut),
-        row("m-13-dracut-systemd-uefi", Debian13, Uefi, DracutSystemd),
-        row("m-13-dracut", Debian13, Uefi, Dracut),
-        row("m-13-dracut-systemd", Debian13, Bios, DracutSystemd),
-        row("m-newest-initramfs-tools", Debian13Newest, UnifiedKernelImage, InitramfsTools),
-        row("m-newest-dracut-systemd", Debian13Newest, Bios, DracutSystemd),
-    ] {
-        row.boot();
-    }
+/// A test for each row, `what` it boots.
+macro_rules! matrix {
+    ($what:ident: $($name:ident: $kernel:ident, $firmware:ident, $maker:ident;)*) => {
+        mod $what {
+            $(
+                #[test]
+                #[ignore = "takes long; make matrix runs it"]
+                fn $name() {
+                    let name = concat!(stringify!($what), "-", stringify!($name));
+                    super::row(name, super::Kernel::$kernel, super::Firmware::$firmware, super::Maker::$maker).$what();
+                }
+            )*
+        }
+    };
 }
 
-#[test]
-#[ignore = "takes long; make matrix runs it"]
-fn an_archive_is_appended_to_what_debian_made() {
-    use {Firmware::*, Kernel::*, Maker::*};
-    for row in [
-        row("a-12-initramfs-tools", Debian12, Bios, PlainInitramfsTools),
-        row("a-13-dracut-systemd", Debian13, Bios, PlainDracutSystemd),
-        row("a-13-uki", Debian13, UnifiedKernelImage, PlainInitramfsTools),
-    ] {
-        row.boot_appended();
-    }
+// All the others.
+matrix! { boot:
+    debian_12_uefi_initramfs_tools: Debian12, Uefi, InitramfsTools;
+    debian_12_dracut_systemd: Debian12, Bios, DracutSystemd;
+    debian_12_dracut: Debian12, Bios, Dracut;
+    debian_13_uefi_dracut_systemd: Debian13, Uefi, DracutSystemd;
+    debian_13_uefi_dracut: Debian13, Uefi, Dracut;
+    debian_13_dracut_systemd: Debian13, Bios, DracutSystemd;
+    newest_uki_initramfs_tools: Debian13Newest, UnifiedKernelImage, InitramfsTools;
+    newest_dracut_systemd: Debian13Newest, Bios, DracutSystemd;
+}
+
+// An archive is appended to what Debian made.
+matrix! { boot_appended:
+    debian_12_initramfs_tools: Debian12, Bios, PlainInitramfsTools;
+    debian_13_dracut_systemd: Debian13, Bios, PlainDracutSystemd;
+    debian_13_uki_initramfs_tools: Debian13, UnifiedKernelImage, PlainInitramfsTools;
 }
 
 #[test]

@@ -10,25 +10,40 @@ use qemu_tests::{Disk, Extension, Initramfs, Kernel, Machine, asset, says};
 /// Emulated, on a machine that boots others meanwhile.
 const TIME: Duration = Duration::from_secs(1500);
 
-#[test]
-fn an_installed_package_has_the_next_boot() {
+/// Boots with one of the initramfs that the installed package made.
+fn boot(name: &str, initramfs: &str) {
     let package = asset("deb-12");
-    let state = Disk::empty("package", "PLYWOOD");
+    let state = Disk::empty(name, "PLYWOOD");
     let config = "version: v1alpha1\nmachine: {install: {extensions: [{image: oci:/extensions/hello}]}}\n";
-    let machine = Machine::new("package")
+    let machine = Machine::new(name)
         .kernel(Kernel::Debian12)
-        .initramfs(Initramfs::File(package.join("initrd")))
+        .initramfs(Initramfs::File(package.join(initramfs)))
         .disk(Disk::unchanged(package.join("root.ext4")))
         .append("root=LABEL=debian rw plywood.state=LABEL=PLYWOOD systemd.show_status=1")
         .config(config)
         .layout(&Extension::new("hello"))
-        .disk(state)
+        .disk(state.clone())
         .time(TIME);
     let said = machine.boot().powered_off();
     said.expect(says::SYSTEM_RUNS).expect_never(says::A_FAILED_UNIT);
     // The program of the package says so, and its unit has marked the boot as good.
-    said.expect(&says::listed(0, "hello")).expect(&says::greeting("hello")).expect(says::DISTRO_END);
-    said.expect("generation 1: attempt 1 of 3").expect("GUEST: status: 1 *good *0/3 ");
+    said.expect(&says::listed(0, "hello"))
+        .expect(&says::greeting("hello"))
+        .expect("generation 1: attempt 1 of 3")
+        .expect("GUEST: status: 1 *good *0/3 ");
+    said.expect(says::DISTRO_END).expect(says::UNMOUNTED).expect(says::DETACHED);
+    state.assert_clean();
+}
+
+#[test]
+fn an_installed_package_has_the_next_boot() {
+    boot("package", "initrd");
+}
+
+#[test]
+#[ignore = "takes long; make matrix runs it"]
+fn dracut_has_the_package_too() {
+    boot("package-dracut", "dracut");
 }
 
 /// What systemd thinks of the units, with this program in the place of the

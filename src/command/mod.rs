@@ -22,6 +22,7 @@ pub mod machine;
 mod obtain;
 mod progress;
 mod services;
+mod shutdown;
 mod status;
 pub mod unpack;
 mod verify;
@@ -57,8 +58,8 @@ impl Outcome {
 /// Does what the process was asked to.
 pub fn run(invocation: Invocation) -> Result<Outcome, Error> {
     let is_process_1 = std::process::id() == 1;
-    let is_boot = matches!(&invocation.command, Command::Boot(arguments) if arguments.root.is_none());
-    if !(is_boot && is_process_1) {
+    // Process 1 knows best when, and where to.
+    if !is_process_1 {
         kmsg::init(log_level(invocation.verbose, &invocation.command), Target::Stderr);
     }
     process::keep_memory_private()?;
@@ -73,6 +74,7 @@ pub fn run(invocation: Invocation) -> Result<Outcome, Error> {
             )),
             None => boot::init(),
         },
+        Command::Shutdown(verb) => shutdown::run(verb.as_deref()),
         Command::List(arguments) => list::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Rollback(arguments) => generations::rollback(arguments),

@@ -5,7 +5,8 @@
 //! path, so what was checked is what is mounted; and the device frees itself
 //! when its last user is gone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,14 @@ impl LoopDevice {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Names of the loop devices that have a file, from sysfs.
+pub fn in_use() -> io::Result<Vec<String>> {
+    let devices = fs::read_dir("/sys/block")?.map(|entry| Ok(entry?.path()));
+    let devices = devices.collect::<io::Result<Vec<_>>>()?;
+    let attached = devices.iter().filter(|device| device.join("loop/backing_file").exists());
+    Ok(attached.filter_map(|device| device.file_name()).map(|name| name.to_string_lossy().into()).collect())
 }
 
 impl AsFd for LoopDevice {

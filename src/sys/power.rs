@@ -1,9 +1,10 @@
 //! What process 1 owes the machine: an end, and its children's.
 //!
 //! In: a decision. Out: the machine off, or a process that waits. Invariant:
-//! everything written is on disk before the machine goes.
+//! everything written is on disk before [`end`] lets the machine go.
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -27,20 +28,47 @@ pub enum Ending {
     Reboot,
     PowerOff,
     Halt,
+    /// Into the kernel that was loaded with `kexec_load(2)`.
+    Kexec,
 }
 
 /// Writes everything to disk and ends the machine. Returns only if that is
 /// refused: it takes `CAP_SYS_BOOT`.
 pub fn end(ending: Ending) -> Result<Infallible, Error> {
     sync();
+    end_at_once(ending)
+}
+
+/// Ends the machine; what is not on disk yet is lost.
+pub fn end_at_once(ending: Ending) -> Result<Infallible, Error> {
     let (command, what) = match ending {
         Ending::Reboot => (RebootCommand::Restart, "restart"),
         Ending::PowerOff => (RebootCommand::PowerOff, "power off"),
         Ending::Halt => (RebootCommand::Halt, "halt"),
+        Ending::Kexec => (RebootCommand::Kexec, "start the loaded kernel"),
     };
     rustix::system::reboot(command).map_err(failed("reboot", what))?;
     // The kernel stops inside the call; this is a sandbox that answers it.
     Err(failed("reboot", what)(Errno::NOSYS))
+}
+
+/// Reboots at once and tells the firmware or boot loader `argument`, as
+/// `systemctl reboot --reboot-argument=` does. Most know none and only reboot.
+pub fn restart_with(argument: &CStr) -> Error {
+    // SAFETY: with LINUX_REBOOT_CMD_RESTART2 the kernel reads the last argument
+    // as a string up to its NUL, which a `CStr` has and which lives until the
+    // call has returned; it writes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_reboot,
+            libc::LINUX_REBOOT_MAGIC1,
+            libc::LINUX_REBOOT_MAGIC2,
+            libc::LINUX_REBOOT_CMD_RESTART2,
+            argument.as_ptr(),
+        )
+    };
+    let error = std::io::Error::last_os_error();
+    failed("reboot", "restart with an argument")(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Who acts on Ctrl-Alt-Del.

@@ -10,8 +10,11 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::network::Connection;
-use super::{Boot, Mounted, NEEDED_MODULES, clock, emergency, kernel_release, pairs, read_command_line};
+use super::{
+    BASE, Boot, Mounted, NEEDED_MODULES, STATE, clock, emergency, kernel_release, pairs, read_command_line,
+};
 use crate::command::list::REPORT;
+use crate::command::shutdown;
 use crate::config::cmdline::BootParameters;
 use crate::error::Error;
 use crate::sys::kmsg;
@@ -44,9 +47,10 @@ impl Boot {
         self.load_modules_of_either();
         clock::settle();
         self.adopt_network();
-        let Mounted { report, .. } = self.mount_first_that_works()?;
+        let Mounted { report, overlays, .. } = self.mount_first_that_works()?;
         self.load_configured_modules();
         self.leave_network();
+        shutdown::prepare(&self.root, &overlays, &[STATE, BASE]);
         self.keep_report(&report);
         Ok(())
     }

@@ -31,6 +31,7 @@ use super::assemble::{self, Assembly};
 use super::generations::source_of;
 use super::list::Report;
 use super::machine::{self, Machine};
+use super::shutdown;
 use crate::config::cmdline::{BootParameters, CommandLine, Parameter};
 use crate::config::{AfterBoot, Config, KernelModule, Source};
 use crate::error::Error;
@@ -170,10 +171,11 @@ impl Boot {
         self.mount_root()?;
         self.timeline.done("root");
         self.bring_up_needed_network();
-        let Mounted { new_root, report } = self.mount_first_that_works()?;
+        let Mounted { new_root, report, overlays } = self.mount_first_that_works()?;
         self.load_configured_modules();
         self.leave_network();
         self.firmware = None;
+        shutdown::prepare(&self.root, &overlays, &[STATE, BASE]);
         self.keep_report(&report);
         // What the kernel made of its command line for its first process:
         // words it does not know, and what follows `--`.
@@ -320,7 +322,10 @@ impl Boot {
     /// away again if it cannot.
     fn finish(&self, report: Report, overlay: Option<Attached>, inits: &[&str]) -> Result<Mounted, Error> {
         match self.find_init(inits) {
-            Ok(new_root) => Ok(Mounted { new_root, report }),
+            Ok(new_root) => {
+                let overlays = overlay.map(|overlay| overlay.mount_points().to_vec()).unwrap_or_default();
+                Ok(Mounted { new_root, report, overlays })
+            }
             Err(error) => {
                 overlay.into_iter().for_each(Attached::detach);
                 Err(error)
@@ -431,6 +436,8 @@ impl Boot {
 struct Mounted {
     new_root: NewRoot,
     report: Report,
+    /// Where overlays are mounted.
+    overlays: Vec<PathBuf>,
 }
 
 /// The newest generation of this configuration, if it is bad: then nothing is

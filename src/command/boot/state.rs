@@ -1,4 +1,7 @@
 //! Where the store is while a machine boots: at [`STATE`], whatever it is on.
+//!
+//! In: the command line, the root. Out: an open store. Invariant: one that is
+//! open is never on an overlay.
 
 use std::fs;
 use std::os::fd::AsRawFd;

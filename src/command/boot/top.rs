@@ -14,6 +14,7 @@ use std::path::Path;
 use super::kernel_release;
 use crate::error::Error;
 use crate::sys::module::depmod;
+use crate::sys::roots::Roots;
 use crate::sys::{kmsg, linker_cache};
 
 /// The directory that lies above all layers.
@@ -22,6 +23,9 @@ pub(super) const TOP: &str = "/run/plywood/top";
 /// The list of extensions inside the merged root, in the shape and place that
 /// Talos gave it.
 pub(super) const EXTENSIONS: &str = "etc/extensions.yaml";
+
+/// The index that has systemd run kmod, and its unit fail without.
+const DEVICE_NODES: &str = "modules.devname";
 
 const LINKER_CACHE: &str = "etc/ld.so.cache";
 
@@ -63,7 +67,18 @@ fn write_indexes(roots: &[BorrowedFd]) -> Result<(), Error> {
         }
     };
     log::info!("indexing kernel modules of extensions for {release}");
-    files.iter().try_for_each(|(name, content)| add(&format!("usr/lib/modules/{release}/{name}"), content))
+    let files = files.iter().filter(|(name, _)| *name != DEVICE_NODES || has_kmod(roots));
+    files
+        .into_iter()
+        .try_for_each(|(name, content)| add(&format!("usr/lib/modules/{release}/{name}"), content))
+}
+
+/// Whether there is what reads [`DEVICE_NODES`], at systemd's place for it.
+fn has_kmod(roots: &[BorrowedFd]) -> bool {
+    let roots = Roots::new(roots);
+    ["usr/bin/kmod", "bin/kmod"]
+        .iter()
+        .any(|path| matches!(roots.open(roots.numbers(), Path::new(path)), Ok(Some(_))))
 }
 
 /// Adds a file, and the directories that it is in.

@@ -34,13 +34,13 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, Statx, StatxAttributes, StatxFlags, statvfs, statx};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, mount_remount,
-    move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
+    mount_remount, move_mount, open_tree,
 };
 
 pub use api::mount_api_filesystems;
 pub use context::KernelLog;
-pub use mountinfo::mounts_below;
+pub use mountinfo::{mount_points, mounts_below};
 pub use options::Options;
 pub use overlay::{MAX_LOWER, Method, OverlayBuilder, Stack, Upper};
 pub use staging::Staging;
@@ -147,6 +147,18 @@ pub fn clone_tree(path: &Path, submounts: Submounts) -> Result<DetachedMount, Er
 /// Shows the directory or file `from` also at `target`.
 pub fn bind(from: &Path, target: &Path, submounts: Submounts) -> Result<(), Error> {
     clone_tree(from, submounts)?.attach(target)
+}
+
+/// Lets programs in `directory` run where what it is on is mounted `noexec`:
+/// by a mount of its own, of the same files.
+pub fn allow_programs(directory: &Path) -> Result<(), Error> {
+    let status = statvfs(directory).map_err(failed("statvfs", shown(directory)))?;
+    if !status.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        return Ok(());
+    }
+    bind(directory, directory, Submounts::Include)?;
+    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(directory, flags, c"").map_err(failed("mount", shown(directory)))
 }
 
 /// Whether what is mounted at `path` can be written to.

@@ -16,12 +16,18 @@ use crate::sys::{Error, failed};
 
 const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
+/// All mount points, a path as often as something is mounted there, in the
+/// kernel's order: what was mounted on something comes after it.
+pub fn mount_points() -> Result<Vec<PathBuf>, Error> {
+    let text = fs::read(MOUNTINFO)
+        .map_err(|error| failed("read", MOUNTINFO)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(mount_point).collect())
+}
+
 /// Mount points below an open directory, without itself.
 pub fn mounts_below(directory: impl AsFd) -> Result<Vec<PathBuf>, Error> {
     let directory = path_of(directory)?;
-    let text = fs::read(MOUNTINFO)
-        .map_err(|error| failed("read", MOUNTINFO)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    let mut below: Vec<_> = text.split(|&byte| byte == b'\n').filter_map(mount_point).collect();
+    let mut below = mount_points()?;
     below.retain(|path| *path != directory && path.starts_with(&directory));
     Ok(below)
 }
