@@ -124,6 +124,19 @@ fn attempts_end_where_any_rate_is_good_enough() {
 }
 
 #[test]
+fn an_answer_may_take_longer_than_a_body_may_pause() {
+    let server = serve(|_, layer, reply| {
+        if layer {
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
+        reply
+    });
+    let bench = Bench::new(&[server.url()]);
+    bench.fetch(":v1").unwrap();
+    assert!(!bench.saw("Failed"), "{:?}", bench.events);
+}
+
+#[test]
 fn what_no_endpoint_has_is_not_asked_for_twice() {
     let server = serve(|_, layer, mut reply| {
         if layer {

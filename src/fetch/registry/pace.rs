@@ -63,7 +63,7 @@ impl<T: Transport> Transport for Paced<T> {
         if timeout.reason != Timeout::RecvBody {
             // What comes before a body has its time as a whole.
             (self.waited, self.received) = (Duration::ZERO, 0);
-            return self.inner.await_input(timeout);
+            return self.inner.await_input(NextTimeout { per_read: None, ..timeout });
         }
         let (asked, before) = (Instant::now(), self.buffers().input().len());
         let progress = self.inner.await_input(timeout)?;
