@@ -14,7 +14,10 @@ use crate::fetch::{Fetcher, Resolved};
 use crate::layer::{self, Builder};
 use crate::oci::{Digest, ImageSource};
 use crate::store::{Layer, Store};
-use crate::sys::kmsg;
+use crate::sys::{kmsg, process};
+
+/// Files of a layer whose tree takes so little that it may as well be kept.
+const FEW: u64 = 10_000;
 
 /// Obtains layers; any number at a time.
 pub struct Obtain<'a> {
@@ -62,7 +65,12 @@ impl<'a> Obtain<'a> {
                 Err(source) => Err(Error::Unfit { image, source }),
             };
         }
-        let layer = self.build(resolved)?;
+        let layer = self.build(resolved);
+        // The next one is another thread's, which would not find what this one had.
+        if layer.as_ref().map_or(true, |layer| layer.record().inodes > FEW) {
+            process::give_memory_back();
+        }
+        let layer = layer?;
         if layer::manifest_of(&layer).is_ok_and(|manifest| manifest.metadata().compatibility.is_empty()) {
             let name = &layer.record().name;
             self.console.say(|| log::info!("extension {name} does not say what it is compatible with"));

@@ -17,6 +17,14 @@ pub fn outlive_file_size_limit() -> Result<(), Error> {
     signal::ignore(libc::SIGXFSZ).map_err(failed("sigaction", "SIGXFSZ"))
 }
 
+/// Gives back to the system what was freed: the C library keeps that for the
+/// thread that had it (malloc_trim(3)).
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and locks what other threads use meanwhile.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 /// As many open files as the hard limit allows, until this is dropped: what is
 /// started later may count on the soft one (select(2)).
 #[derive(Debug)]
