@@ -24,7 +24,7 @@ const CHECK: &str = "#!/bin/sh\n\
     echo links: $(find /usr/local/lib/nvidia -type l -exec cat {} + | grep -c library)\n\
     echo files: $(find /usr/local/lib/nvidia -type f | wc -l)\n\
     echo firmware: $(cat /usr/lib/firmware/intel/ice/ddp/ice.pkg)\n\
-    echo udev: $(test -e /dev/zfs-null && echo seen)\n\
+    echo udev: $(udevadm settle && test -e /dev/zfs-null && echo seen)\n\
     echo linker: $(ldconfig -p | grep -c '=> /usr/local/lib/libz.so.1')\n\
     echo unit: $(systemctl is-active zfs-import.service)\n\
     echo tmpfiles: $(cat /run/zfs-made)\n\
