@@ -96,6 +96,7 @@ fn servers(body: &[u8]) -> Vec<(u32, Ipv6Addr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::net::mutants::mutants;
 
     fn message(options: &[u8]) -> Vec<u8> {
         let mut body = vec![AF_INET6, 0];
@@ -155,20 +156,7 @@ mod tests {
     #[test]
     fn mutated_messages_never_panic() {
         let good = message(&[option(25, 9, &["2001:db8::1"]), option(31, 9, &["::5"])].concat());
-        let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut next = || {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random as usize
-        };
-        for _ in 0..50_000 {
-            let mut mutant = good.clone();
-            for _ in 0..=next() % 4 {
-                let place = next() % mutant.len();
-                mutant[place] = next() as u8;
-            }
-            mutant.truncate(next() % (mutant.len() + 1));
+        for mutant in mutants(&good) {
             assert!(servers(&mutant).len() <= mutant.len() / 16);
         }
     }

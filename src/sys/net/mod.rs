@@ -8,6 +8,8 @@
 mod advertisement;
 mod configure;
 mod journal;
+#[cfg(test)]
+mod mutants;
 mod netlink;
 mod request;
 mod rtnetlink;

@@ -227,6 +227,7 @@ fn align(length: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::net::mutants::mutants;
 
     #[test]
     fn a_message_reads_back_as_it_was_written() {
@@ -259,20 +260,7 @@ mod tests {
     fn mutated_answers_never_panic() {
         let message = Message::new(16, 0, &[1; 16]).attribute(3, b"eth0\0").attribute(4, &[9; 4]);
         let bytes = [message.bytes(1, 0), message.bytes(2, 0)].concat();
-        let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut next = || {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random as usize
-        };
-        for _ in 0..50_000 {
-            let mut mutant = bytes.clone();
-            for _ in 0..=next() % 4 {
-                let place = next() % mutant.len();
-                mutant[place] = next() as u8;
-            }
-            mutant.truncate(next() % (mutant.len() + 1));
+        for mutant in mutants(&bytes) {
             for answer in answers(&mutant) {
                 assert!(attributes(answer.body, 16).count() <= mutant.len());
             }
