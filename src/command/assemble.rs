@@ -215,11 +215,16 @@ impl Assembly<'_> {
     }
 
     /// Fails if the store cannot hold what is to be fetched: a layer is about
-    /// as long as its image is packed.
+    /// as long as its image is packed. Each image counts once, and not at all
+    /// if it is a layer already, by another name.
     fn check_space(&self, resolved: &[(&Step, Resolved)]) -> Result<(), Error> {
         let is_fetched = |step: &Step| matches!(step.source, ImageSource::Registry(_));
         let fetched = resolved.iter().filter(|(step, _)| is_fetched(step));
-        let needed = fetched.map(|(_, image)| image.packed_bytes()).fold(0, u64::saturating_add);
+        let missing =
+            fetched.filter(|(_, image)| self.store.layer(&self.recipe.key(image.chain_id())).is_none());
+        let images: BTreeMap<_, _> =
+            missing.map(|(_, image)| (image.chain_id(), image.packed_bytes())).collect();
+        let needed = images.into_values().fold(0, u64::saturating_add);
         let free = self.store.free_bytes()?;
         match needed <= free {
             true => Ok(()),

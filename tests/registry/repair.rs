@@ -39,15 +39,15 @@ impl Machine {
 
     /// Makes `tool:1` of the registry an extension whose file has `content`.
     fn push(&self, content: &str) {
-        let source = self.path(content);
+        let source = self.path("source");
         fs::create_dir_all(source.join("rootfs/usr/local/share")).unwrap();
         fs::write(source.join("rootfs/usr/local/share/tool"), content).unwrap();
         let manifest = "version: v1alpha1\nmetadata: {name: tool, version: \"1\"}\n";
         fs::write(source.join("manifest.yaml"), manifest).unwrap();
-        let layout = format!("oci:layout-{content}:1");
-        let output = self.command(&["build", content, "-o", &layout]).output().unwrap();
+        let layout = format!("oci:layout:{}", content.len());
+        let output = self.command(&["build", "source", "-o", &layout]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let from = format!("oci:{}:1", self.path(&format!("layout-{content}")).display());
+        let from = format!("oci:{}:{}", self.path("layout").display(), content.len());
         let to = format!("docker://{}/tool:1", self.server.authority());
         run("skopeo", "skopeo", &["--insecure-policy", "copy", "--dest-tls-verify=false", &from, &to]);
     }
@@ -105,6 +105,47 @@ fn what_is_damaged_is_fetched_again() {
         machine.expect(0, &["verify"]);
         assert_eq!(fs::read(machine.layer()).unwrap(), before, "{name}");
     }
+}
+
+/// Applies `again.yaml` where `machine.yaml` was applied and little is left.
+const LITTLE_ROOM: &str = r#"
+set -e
+mount -t tmpfs -o size=2500k,mode=0700 state state
+"$0" apply -f machine.yaml --state state
+"$0" apply -f again.yaml --state state
+"#;
+
+#[test]
+fn an_image_that_is_a_layer_by_another_name_needs_no_room() {
+    let machine = Machine::new();
+    // No two bytes go together, so that it does not become shorter.
+    let mut state = 1_u32;
+    let content: String = (0..2_000_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            char::from(b' ' + (state >> 24) as u8 % 64)
+        })
+        .collect();
+    machine.push(&content);
+    let yaml = fs::read_to_string(machine.path("machine.yaml")).unwrap();
+    let [from, to] = [1, 2].map(|tag| format!("docker://{}/tool:{tag}", machine.server.authority()));
+    let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    run("skopeo", "skopeo", &[&["--insecure-policy", "copy"], &insecure[..], &[&from, &to]].concat());
+    fs::write(machine.path("again.yaml"), yaml.replace("tool:1", "tool:2")).unwrap();
+    fs::remove_dir_all(machine.path("state")).unwrap();
+    fs::create_dir(machine.path("state")).unwrap();
+    let mut unshare = Command::new("unshare");
+    unshare.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        LITTLE_ROOM,
+        env!("CARGO_BIN_EXE_plywood"),
+    ]);
+    let output = unshare.current_dir(machine.directory.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
