@@ -98,7 +98,7 @@ check: build/tools/bin/cargo-deny
 	cargo test --locked --lib --bins --test layout --test cli --test interrupted
 	CARGO_TARGET_DIR=$(TARGET_DIR) cargo test --locked $(PACKAGING) --bins
 	build/tools/bin/cargo-deny --locked check licenses bans sources
-	build/tools/bin/cargo-deny --locked $(PACKAGING) check --config deny.toml licenses bans sources
+	build/tools/bin/cargo-deny --locked $(PACKAGING) --config deny.toml check licenses bans sources
 
 assets: build
 	@qemu-tests/assets/make
