@@ -169,7 +169,8 @@ impl Root {
         read(self.disk().path())
     }
 
-    fn disk(self) -> Disk {
+    /// A disk with it.
+    pub fn disk(self) -> Disk {
         let (name, file) = match self {
             Root::BusyboxSquashfs => ("root-busybox", "root.squashfs"),
             Root::BusyboxExt4 => ("root-busybox", "root.ext4"),

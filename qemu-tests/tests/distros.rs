@@ -77,7 +77,12 @@ impl Row {
         };
         // The root comes by its label: firmware may put other disks before it.
         let line = "root=LABEL=debian rw plywood.state=LABEL=PLYWOOD systemd.show_status=1";
-        Machine::new(self.name).kernel(self.kernel).firmware(self.firmware).root(root).append(line).time(TIME)
+        Machine::new(self.name)
+            .kernel(self.kernel)
+            .firmware(self.firmware)
+            .disk(root.disk())
+            .append(line)
+            .time(TIME)
     }
 
     /// Boots with the hooks that the initramfs was made with.
